@@ -1,0 +1,2 @@
+//! Kernel loading.
+#![forbid(unsafe_code)]

@@ -1,0 +1,102 @@
+//! How a device interrupts the guest: an eventfd that the VMM binds to a GSI (irqfd), and the status
+//! bits that virtio-mmio shows beside it (virtio 1.2, 4.2.2 InterruptStatus).
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+/// A used buffer notification is pending (virtio 1.2, 4.2.2 InterruptStatus bit 0).
+pub const STATUS_USED_BUFFER: u32 = 1;
+/// The configuration or the device status changed (InterruptStatus bit 1).
+pub const STATUS_CONFIG_CHANGE: u32 = 2;
+
+/// The interrupt of one virtio device. Shared between its worker, which raises it, and its transport,
+/// which shows and acknowledges its status; neither takes a lock.
+pub struct Interrupt {
+    status: AtomicU32,
+    needs_reset: AtomicBool,
+    line: EventFd,
+}
+
+impl Interrupt {
+    /// A quiet interrupt.
+    ///
+    /// # Errors
+    /// When the process has no file descriptor left.
+    pub fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            status: AtomicU32::new(0),
+            needs_reset: AtomicBool::new(false),
+            line: EventFd::new(EFD_NONBLOCK)?,
+        })
+    }
+
+    /// The eventfd to bind to the device's GSI.
+    pub fn line(&self) -> &EventFd {
+        &self.line
+    }
+
+    /// Tells the driver that a used ring has grown.
+    pub fn used_buffer(&self) {
+        self.raise(STATUS_USED_BUFFER);
+    }
+
+    /// Tells the driver that the configuration space changed.
+    pub fn config_change(&self) {
+        self.raise(STATUS_CONFIG_CHANGE);
+    }
+
+    /// Tells the driver that the device gave up on what it was given (virtio 1.2, 2.1.2 DEVICE_NEEDS_RESET).
+    pub fn needs_reset(&self) {
+        self.needs_reset.store(true, Ordering::SeqCst);
+        self.raise(STATUS_CONFIG_CHANGE);
+    }
+
+    /// Whether the device waits for a reset.
+    pub fn is_reset_needed(&self) -> bool {
+        self.needs_reset.load(Ordering::SeqCst)
+    }
+
+    /// The pending bits, as the InterruptStatus register shows them.
+    pub fn status(&self) -> u32 {
+        self.status.load(Ordering::SeqCst)
+    }
+
+    /// Clears the bits that the driver wrote to InterruptACK.
+    pub fn acknowledge(&self, bits: u32) {
+        self.status.fetch_and(!bits, Ordering::SeqCst);
+    }
+
+    /// Back to quiet, for a device reset.
+    pub fn reset(&self) {
+        self.status.store(0, Ordering::SeqCst);
+        self.needs_reset.store(false, Ordering::SeqCst);
+    }
+
+    fn raise(&self, bits: u32) {
+        self.status.fetch_or(bits, Ordering::SeqCst);
+        // Fails only when the counter is full: then the line is up already.
+        let _ = self.line.write(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bits_stay_until_acknowledged() {
+        let irq = Interrupt::new().unwrap();
+        irq.used_buffer();
+        irq.config_change();
+        assert_eq!(irq.status(), STATUS_USED_BUFFER | STATUS_CONFIG_CHANGE);
+        assert_eq!(irq.line().read().unwrap(), 2);
+        irq.acknowledge(STATUS_USED_BUFFER);
+        assert_eq!(irq.status(), STATUS_CONFIG_CHANGE);
+        irq.needs_reset();
+        assert!(irq.is_reset_needed());
+        irq.reset();
+        assert!(!irq.is_reset_needed());
+        assert_eq!(irq.status(), 0);
+    }
+}

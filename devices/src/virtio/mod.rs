@@ -1,0 +1,80 @@
+//! Virtio 1.2 devices over MMIO, modern only.
+//!
+//! A device is built from its resources, subscribed to the event loop for its queue kicks, and given to a
+//! transport. The transport owns the registers; on DRIVER_OK it builds the queues and hands them over with
+//! [`VirtioDevice::activate`]; on a reset it takes the device back to idle with [`VirtioDevice::reset`].
+
+pub mod queue;
+
+use std::sync::Arc;
+
+use vm_memory::GuestMemoryMmap;
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::irq::Interrupt;
+pub use queue::{Chain, QueueError, Virtqueue};
+
+/// Device ids (virtio 1.2, section 5).
+pub mod device_id {
+    /// Block device, 5.2.
+    pub const BLOCK: u32 = 2;
+    /// Entropy device, 5.4.
+    pub const RNG: u32 = 4;
+    /// Socket device, 5.10.
+    pub const VSOCK: u32 = 19;
+}
+
+/// What a device is given when its driver is ready (virtio 1.2, 3.1.1 step 8).
+pub struct Activation {
+    /// The guest's memory.
+    pub memory: GuestMemoryMmap,
+    /// One per queue of the device, validated, in the spec's order; `None` where the driver did not enable it.
+    pub queues: Vec<Option<Virtqueue>>,
+    /// Where to report used buffers and changes; each queue has it too.
+    pub interrupt: Arc<Interrupt>,
+    /// The negotiated feature bits.
+    pub features: u64,
+}
+
+/// A device cannot work with what the driver set up; the transport then sets DEVICE_NEEDS_RESET.
+#[derive(Debug, thiserror::Error)]
+pub enum ActivateError {
+    /// A queue that the device cannot do without was not enabled.
+    #[error("queue {0} is not enabled")]
+    QueueMissing(usize),
+    /// A host resource failed.
+    #[error("host resource")]
+    Host(#[source] std::io::Error),
+}
+
+/// A virtio device, as its transport sees it. Its other face is `event_manager::MutEventSubscriber`: in
+/// `init` it adds its [`kicks`](Self::kicks) to the event loop once; while it is idle it only drains them.
+pub trait VirtioDevice: Send {
+    /// Device id (virtio 1.2, section 5), see [`device_id`].
+    fn device_id(&self) -> u32;
+
+    /// Feature bits that the device offers; the transport adds VERSION_1, RING_EVENT_IDX and INDIRECT_DESC.
+    fn features(&self) -> u64;
+
+    /// The largest size of each queue, a power of two each.
+    fn queue_max_sizes(&self) -> &[u16];
+
+    /// One eventfd per queue, written on a queue notification: by KVM (ioeventfd) or by the transport.
+    fn kicks(&self) -> &[EventFd];
+
+    /// Fills `data` from the device's configuration space; bytes past its end are zero.
+    fn read_config(&self, offset: u64, data: &mut [u8]);
+
+    /// Takes a write to the configuration space; most devices have no writable field and ignore it.
+    fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
+
+    /// Takes the queues and starts to serve them.
+    ///
+    /// # Errors
+    /// When the device cannot work with what it was given; it stays idle.
+    fn activate(&mut self, activation: Activation) -> Result<(), ActivateError>;
+
+    /// Stops serving, forgets every request and drops the queues: no guest memory is touched from here on.
+    /// Does nothing on an idle device.
+    fn reset(&mut self);
+}

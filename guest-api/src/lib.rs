@@ -1,0 +1,1 @@
+//! Facts that host and guest share.
