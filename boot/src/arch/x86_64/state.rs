@@ -1,0 +1,127 @@
+//! Registers as plain data: what the first vCPU starts with. The VMM copies it into whatever its hypervisor takes.
+
+use super::gdt;
+
+/// A segment register with its hidden part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Selector: the visible part.
+    pub selector: u16,
+    /// Base address.
+    pub base: u64,
+    /// Limit in bytes (the last valid offset).
+    pub limit: u32,
+    /// Attributes as they stand in bits 40 to 55 of the descriptor, the limit's bits (8 to 11 here) zero.
+    pub attributes: u16,
+}
+
+impl Segment {
+    const fn bits(&self, shift: u32, mask: u8) -> u8 {
+        // Two bytes: the shift leaves the wanted bits in the low one.
+        (self.attributes >> shift).to_le_bytes()[0] & mask
+    }
+
+    /// Type: 4 bits.
+    pub const fn kind(&self) -> u8 {
+        self.bits(0, 0xf)
+    }
+    /// S: 1 for code and data, 0 for system segments.
+    pub const fn s(&self) -> u8 {
+        self.bits(4, 1)
+    }
+    /// Descriptor privilege level: 2 bits.
+    pub const fn dpl(&self) -> u8 {
+        self.bits(5, 3)
+    }
+    /// P: present.
+    pub const fn present(&self) -> u8 {
+        self.bits(7, 1)
+    }
+    /// AVL: free for software.
+    pub const fn avl(&self) -> u8 {
+        self.bits(12, 1)
+    }
+    /// L: 64-bit code.
+    pub const fn l(&self) -> u8 {
+        self.bits(13, 1)
+    }
+    /// D/B: 32-bit code or stack.
+    pub const fn db(&self) -> u8 {
+        self.bits(14, 1)
+    }
+    /// G: the descriptor counts its limit in pages.
+    pub const fn g(&self) -> u8 {
+        self.bits(15, 1)
+    }
+}
+
+/// GDTR or IDTR.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Table {
+    /// Base address.
+    pub base: u64,
+    /// Limit in bytes (the last valid offset).
+    pub limit: u16,
+}
+
+/// The registers of the first vCPU at the kernel's entry; those not named are zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BootState {
+    /// Entry point.
+    pub rip: u64,
+    /// Address of `boot_params`.
+    pub rsi: u64,
+    /// Stack.
+    pub rsp: u64,
+    /// Flags: interrupts off.
+    pub rflags: u64,
+    /// Code segment.
+    pub cs: Segment,
+    /// DS, ES, FS, GS and SS alike.
+    pub data: Segment,
+    /// Task register: VT-x wants a valid one.
+    pub tr: Segment,
+    /// Global descriptor table.
+    pub gdt: Table,
+    /// Interrupt descriptor table: empty, a fault before the kernel sets its own ends the VM.
+    pub idt: Table,
+    /// CR0: protected mode and paging.
+    pub cr0: u64,
+    /// CR3: the identity page tables.
+    pub cr3: u64,
+    /// CR4: PAE.
+    pub cr4: u64,
+    /// EFER: long mode.
+    pub efer: u64,
+}
+
+const CR0_PE: u64 = 1;
+const CR0_ET: u64 = 1 << 4;
+const CR0_PG: u64 = 1 << 31;
+const CR4_PAE: u64 = 1 << 5;
+const EFER_LME: u64 = 1 << 8;
+const EFER_LMA: u64 = 1 << 10;
+/// Bit 1 of RFLAGS is always one.
+const RFLAGS_FIXED: u64 = 1 << 1;
+
+impl BootState {
+    /// 64-bit mode at `rip` with the tables of [`super::layout`].
+    pub(super) fn long_mode(rip: u64) -> Self {
+        use super::layout::{GDT_ADDR, PAGE_TABLE_ADDR, STACK_TOP, ZERO_PAGE_ADDR};
+        Self {
+            rip,
+            rsi: ZERO_PAGE_ADDR,
+            rsp: STACK_TOP,
+            rflags: RFLAGS_FIXED,
+            cs: gdt::segment(gdt::BOOT_CS),
+            data: gdt::segment(gdt::BOOT_DS),
+            tr: gdt::segment(gdt::BOOT_TSS),
+            gdt: Table { base: GDT_ADDR, limit: gdt::LIMIT },
+            idt: Table { base: 0, limit: 0 },
+            cr0: CR0_PE | CR0_ET | CR0_PG,
+            cr3: PAGE_TABLE_ADDR,
+            cr4: CR4_PAE,
+            efer: EFER_LME | EFER_LMA,
+        }
+    }
+}
