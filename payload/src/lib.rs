@@ -22,6 +22,7 @@
 //! input makes anything panic.
 #![forbid(unsafe_code)]
 
+pub mod apk;
 pub mod disk;
 pub mod labels;
 pub mod metadata;

@@ -5,6 +5,8 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::sync::Arc;
 
+pub(crate) mod adapters;
+
 /// Something of a fixed length that many threads may read at any place at once.
 pub trait ReadAt: Send + Sync {
     /// Length in bytes.

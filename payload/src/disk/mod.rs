@@ -26,6 +26,7 @@ pub use extent::{Content, Extent};
 pub use flat::write as write_flat;
 pub use gpt::{GuidSource, SECTOR_SIZE};
 pub use microdroid::{ExtraApk, PayloadDisk};
+pub(crate) use partition::padded_len;
 pub use partition::{ALIGNMENT, Filler, Part, PartitionSpec};
 
 use crate::labels::MAX_PARTITIONS;
