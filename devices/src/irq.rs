@@ -14,6 +14,7 @@ pub const STATUS_CONFIG_CHANGE: u32 = 2;
 /// which shows and acknowledges its status; neither takes a lock.
 pub struct Interrupt {
     status: AtomicU32,
+    generation: AtomicU32,
     needs_reset: AtomicBool,
     line: EventFd,
 }
@@ -26,6 +27,7 @@ impl Interrupt {
     pub fn new() -> std::io::Result<Self> {
         Ok(Self {
             status: AtomicU32::new(0),
+            generation: AtomicU32::new(0),
             needs_reset: AtomicBool::new(false),
             line: EventFd::new(EFD_NONBLOCK)?,
         })
@@ -41,8 +43,10 @@ impl Interrupt {
         self.raise(STATUS_USED_BUFFER);
     }
 
-    /// Tells the driver that the configuration space changed.
+    /// Tells the driver that the configuration space changed, under a new generation. The device calls this
+    /// under the same lock as the change, so that no driver reads half of each under one generation.
     pub fn config_change(&self) {
+        self.generation.fetch_add(1, Ordering::SeqCst);
         self.raise(STATUS_CONFIG_CHANGE);
     }
 
@@ -55,6 +59,11 @@ impl Interrupt {
     /// Whether the device waits for a reset.
     pub fn is_reset_needed(&self) -> bool {
         self.needs_reset.load(Ordering::SeqCst)
+    }
+
+    /// Counts the changes of the configuration space (virtio 1.2, 2.5.3 and 4.2.2 ConfigGeneration).
+    pub fn generation(&self) -> u32 {
+        self.generation.load(Ordering::SeqCst)
     }
 
     /// The pending bits, as the InterruptStatus register shows them.
@@ -89,6 +98,7 @@ mod tests {
         let irq = Interrupt::new().unwrap();
         irq.used_buffer();
         irq.config_change();
+        assert_eq!(irq.generation(), 1);
         assert_eq!(irq.status(), STATUS_USED_BUFFER | STATUS_CONFIG_CHANGE);
         assert_eq!(irq.line().read().unwrap(), 2);
         irq.acknowledge(STATUS_USED_BUFFER);

@@ -4,20 +4,33 @@
 //! transport. The transport owns the registers; on DRIVER_OK it builds the queues and hands them over with
 //! [`VirtioDevice::activate`]; on a reset it takes the device back to idle with [`VirtioDevice::reset`].
 
+pub mod blk;
+mod chain;
+pub mod mmio;
 pub mod queue;
+mod ring;
+pub mod rng;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 use std::sync::Arc;
 
+use event_manager::{EventOps, EventSet, Events};
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::irq::Interrupt;
+pub use blk::Block;
+pub use mmio::MmioTransport;
 pub use queue::{Chain, QueueError, Virtqueue};
+pub use rng::Rng;
 
 /// Device ids (virtio 1.2, section 5).
 pub mod device_id {
     /// Block device, 5.2.
     pub const BLOCK: u32 = 2;
+    /// Console device, 5.3.
+    pub const CONSOLE: u32 = 3;
     /// Entropy device, 5.4.
     pub const RNG: u32 = 4;
     /// Socket device, 5.10.
@@ -48,7 +61,8 @@ pub enum ActivateError {
 }
 
 /// A virtio device, as its transport sees it. Its other face is `event_manager::MutEventSubscriber`: in
-/// `init` it adds its [`kicks`](Self::kicks) to the event loop once; while it is idle it only drains them.
+/// `init` it adds its [`kicks`](Self::kicks) to the event loop once, see [`watch_kicks`]; while it is idle it
+/// ignores them.
 pub trait VirtioDevice: Send {
     /// Device id (virtio 1.2, section 5), see [`device_id`].
     fn device_id(&self) -> u32;
@@ -77,4 +91,16 @@ pub trait VirtioDevice: Send {
     /// Stops serving, forgets every request and drops the queues: no guest memory is touched from here on.
     /// Does nothing on an idle device.
     fn reset(&mut self);
+}
+
+/// Adds a device's kicks to the event loop, the queue's index as each event's data. They are watched by
+/// edge, so that a kick costs the device no read: an eventfd wakes its watchers on every write, whatever its
+/// count.
+pub fn watch_kicks(kicks: &[EventFd], ops: &mut EventOps<'_>) {
+    for (index, kick) in (0u32..).zip(kicks) {
+        let events = Events::with_data(kick, index, EventSet::IN | EventSet::EDGE_TRIGGERED);
+        if let Err(e) = ops.add(events) {
+            log::error!("watch queue {index}: {e}; the device will not be served");
+        }
+    }
 }

@@ -1,0 +1,202 @@
+//! A chain of buffers, checked, and the arithmetic on its parts.
+
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+use super::queue::QueueError;
+
+/// Buffers that a chain holds without an allocation. A block request is three descriptors and an entropy
+/// request one; only requests of more than 24 KiB in single pages are longer.
+const INLINE: usize = 8;
+
+/// A buffer of a chain: where, and how many bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Buffer {
+    /// Guest address.
+    pub addr: GuestAddress,
+    /// Length in bytes, not zero.
+    pub len: u32,
+}
+
+/// One request of the driver, checked: every buffer lies in guest memory, and together they are at most
+/// 4 GiB less one byte (virtio 1.2, 2.7.5.2).
+#[derive(Debug, Default)]
+pub struct Chain {
+    head: u16,
+    /// Buffers `[..readable]` are the device's to read, the rest are the device's to write.
+    readable: usize,
+    readable_len: u32,
+    writable_len: u32,
+    count: usize,
+    inline: [Buffer; INLINE],
+    /// All buffers, once there are more than `INLINE`.
+    spill: Vec<Buffer>,
+}
+
+impl Chain {
+    pub(super) fn new(head: u16) -> Self {
+        Self { head, ..Self::default() }
+    }
+
+    /// Appends a buffer that is known to lie in guest memory.
+    pub(super) fn push(&mut self, buffer: Buffer, writable: bool) -> Result<(), QueueError> {
+        let head = self.head;
+        if !writable && self.writable_len > 0 {
+            return Err(QueueError::Order { head });
+        }
+        let total = self.readable_len.checked_add(self.writable_len).and_then(|n| n.checked_add(buffer.len));
+        if total.is_none() {
+            return Err(QueueError::BrokenChain { head });
+        }
+        if self.count < INLINE {
+            self.inline[self.count] = buffer;
+        } else {
+            if self.spill.is_empty() {
+                self.spill.reserve(4 * INLINE);
+                self.spill.extend_from_slice(&self.inline);
+            }
+            self.spill.push(buffer);
+        }
+        self.count += 1;
+        if writable {
+            self.writable_len += buffer.len;
+        } else {
+            self.readable += 1;
+            self.readable_len += buffer.len;
+        }
+        Ok(())
+    }
+
+    /// Index of the first descriptor.
+    pub fn head(&self) -> u16 {
+        self.head
+    }
+
+    fn buffers(&self) -> &[Buffer] {
+        if self.spill.is_empty() { &self.inline[..self.count] } else { &self.spill }
+    }
+
+    /// The buffers the device reads, in order.
+    pub fn readable(&self) -> &[Buffer] {
+        &self.buffers()[..self.readable]
+    }
+
+    /// The buffers the device writes, in order.
+    pub fn writable(&self) -> &[Buffer] {
+        &self.buffers()[self.readable..]
+    }
+
+    /// Bytes the device may read.
+    pub fn readable_len(&self) -> u64 {
+        u64::from(self.readable_len)
+    }
+
+    /// Bytes the device may write.
+    pub fn writable_len(&self) -> u64 {
+        u64::from(self.writable_len)
+    }
+
+    /// How many buffers the chain has.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Copies device-readable bytes from `offset` into `data`; gives the number copied, short at the end.
+    ///
+    /// # Errors
+    /// When guest memory is gone.
+    pub fn read_at(&self, mem: &GuestMemoryMmap, offset: u64, data: &mut [u8]) -> Result<usize, QueueError> {
+        let mut done = 0;
+        for piece in slices(self.readable(), offset, data.len()) {
+            let end = done + piece.len as usize;
+            mem.read_slice(&mut data[done..end], piece.addr)
+                .map_err(|_| QueueError::Buffer { addr: piece.addr.0, len: u64::from(piece.len) })?;
+            done = end;
+        }
+        Ok(done)
+    }
+
+    /// Copies `data` to the device-writable bytes from `offset`; gives the number copied, short at the end.
+    ///
+    /// # Errors
+    /// When guest memory is gone.
+    pub fn write_at(&self, mem: &GuestMemoryMmap, offset: u64, data: &[u8]) -> Result<usize, QueueError> {
+        let mut done = 0;
+        for piece in slices(self.writable(), offset, data.len()) {
+            let end = done + piece.len as usize;
+            mem.write_slice(&data[done..end], piece.addr)
+                .map_err(|_| QueueError::Buffer { addr: piece.addr.0, len: u64::from(piece.len) })?;
+            done = end;
+        }
+        Ok(done)
+    }
+}
+
+/// The part `[offset, offset + len)` of the concatenation of `buffers`, cut short at its end.
+pub fn slices(buffers: &[Buffer], offset: u64, len: usize) -> impl Iterator<Item = Buffer> + '_ {
+    let mut skip = offset;
+    let mut left = len as u64;
+    buffers.iter().filter_map(move |buffer| {
+        let size = u64::from(buffer.len);
+        let start = skip.min(size);
+        skip -= start;
+        let take = (size - start).min(left);
+        left -= take;
+        // `take` is at most a descriptor's length, which is a u32.
+        (take > 0).then(|| Buffer {
+            addr: GuestAddress(buffer.addr.0 + start),
+            len: u32::try_from(take).unwrap_or(u32::MAX),
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// The slices of a part are the part: same bytes, same order, none empty.
+        #[test]
+        fn slices_are_the_part_they_name(
+            lens in prop::collection::vec(1u32..40, 0..12), offset in 0u64..200, len in 0usize..200,
+        ) {
+            let mut addr = 0x1000u64;
+            let buffers: Vec<Buffer> = lens.iter().map(|&len| {
+                let buffer = Buffer { addr: GuestAddress(addr), len };
+                addr += 0x100;
+                buffer
+            }).collect();
+            let bytes = |b: &Buffer| (b.addr.0..b.addr.0 + u64::from(b.len)).collect::<Vec<_>>();
+            let all: Vec<u64> = buffers.iter().flat_map(bytes).collect();
+            let skipped = usize::try_from(offset).unwrap().min(all.len());
+            let expected = &all[skipped..(skipped + len).min(all.len())];
+            let pieces: Vec<Buffer> = slices(&buffers, offset, len).collect();
+            prop_assert!(pieces.iter().all(|p| p.len > 0));
+            let got: Vec<u64> = pieces.iter().flat_map(bytes).collect();
+            prop_assert_eq!(got, expected);
+        }
+
+        /// Buffers keep their order whether they fit in the chain or spill.
+        #[test]
+        fn a_chain_keeps_its_buffers(readable in 0usize..20, writable in 0usize..20) {
+            let mut chain = Chain::new(3);
+            let buffer = |i: usize| Buffer { addr: GuestAddress(i as u64 * 16), len: 1 };
+            for i in 0..readable + writable {
+                chain.push(buffer(i), i >= readable).unwrap();
+            }
+            prop_assert_eq!(chain.readable(), (0..readable).map(buffer).collect::<Vec<_>>());
+            prop_assert_eq!(chain.writable(), (readable..readable + writable).map(buffer).collect::<Vec<_>>());
+            prop_assert_eq!(chain.readable_len(), readable as u64);
+            prop_assert_eq!(chain.writable_len(), writable as u64);
+            prop_assert_eq!(chain.count(), readable + writable);
+        }
+    }
+
+    #[test]
+    fn a_chain_of_4_gib_is_refused() {
+        let mut chain = Chain::new(0);
+        let half = Buffer { addr: GuestAddress(0), len: 1 << 31 };
+        chain.push(half, false).unwrap();
+        assert!(matches!(chain.push(half, true), Err(QueueError::BrokenChain { head: 0 })));
+    }
+}

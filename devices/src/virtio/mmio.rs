@@ -1,0 +1,184 @@
+//! The registers of virtio over MMIO, version 2 (virtio 1.2, 4.2.2): 0x100 bytes of 32-bit registers, then
+//! the device's configuration space.
+//!
+//! ```text
+//!   vCPU ──read, write──> MmioTransport ── InterruptStatus, InterruptACK, QueueNotify: no lock
+//!                              ├─ Registers (lock): features, status, queues
+//!                              └─ device (lock): config space, activate on DRIVER_OK, reset on Status = 0
+//! ```
+//!
+//! The lock on the registers is taken before the lock on the device, never after.
+
+mod registers;
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use virtio_bindings::virtio_mmio::{
+    VIRTIO_MMIO_CONFIG, VIRTIO_MMIO_CONFIG_GENERATION, VIRTIO_MMIO_DEVICE_ID, VIRTIO_MMIO_INTERRUPT_ACK,
+    VIRTIO_MMIO_INTERRUPT_STATUS, VIRTIO_MMIO_MAGIC_VALUE, VIRTIO_MMIO_QUEUE_NOTIFY, VIRTIO_MMIO_STATUS,
+    VIRTIO_MMIO_VENDOR_ID, VIRTIO_MMIO_VERSION,
+};
+use vm_memory::GuestMemoryMmap;
+use vmm_sys_util::eventfd::EventFd;
+
+use super::queue::Virtqueue;
+use super::{ActivateError, Activation, VirtioDevice};
+use crate::bus::BusDevice;
+use crate::irq::Interrupt;
+use registers::{Effect, Registers};
+
+/// Bytes of address space that a transport answers.
+pub const MMIO_SIZE: u64 = 0x200;
+/// Offset of QueueNotify, for the ioeventfd of a queue: 4 bytes, the queue's index as the value.
+pub const QUEUE_NOTIFY: u64 = VIRTIO_MMIO_QUEUE_NOTIFY as u64;
+
+const MAGIC: u32 = u32::from_le_bytes(*b"virt");
+const VERSION: u32 = 2;
+const VENDOR: u32 = u32::from_le_bytes(*b"KPSL");
+
+/// One virtio device on the MMIO bus.
+pub struct MmioTransport {
+    memory: GuestMemoryMmap,
+    device: Arc<Mutex<dyn VirtioDevice>>,
+    device_id: u32,
+    kicks: Vec<EventFd>,
+    interrupt: Arc<Interrupt>,
+    registers: Mutex<Registers>,
+}
+
+fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A worker that panicked ends the VM by itself; the guest's register access need not panic too.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl MmioTransport {
+    /// Puts a device behind a set of registers.
+    ///
+    /// # Errors
+    /// When the process has no file descriptor left.
+    pub fn new(
+        memory: GuestMemoryMmap,
+        device: Arc<Mutex<dyn VirtioDevice>>,
+    ) -> std::io::Result<Arc<MmioTransport>> {
+        let locked = lock(&device);
+        let device_id = locked.device_id();
+        let kicks = locked.kicks().iter().map(EventFd::try_clone).collect::<Result<Vec<_>, _>>()?;
+        let registers = Mutex::new(Registers::new(locked.features(), locked.queue_max_sizes()));
+        drop(locked);
+        let interrupt = Arc::new(Interrupt::new()?);
+        Ok(Arc::new(Self { memory, device, device_id, kicks, interrupt, registers }))
+    }
+
+    /// The device's interrupt, whose line is to be bound to a GSI.
+    pub fn interrupt(&self) -> &Interrupt {
+        &self.interrupt
+    }
+
+    /// One eventfd per queue, to be bound to writes of the queue's index to [`QUEUE_NOTIFY`].
+    pub fn kicks(&self) -> &[EventFd] {
+        &self.kicks
+    }
+
+    /// Takes the device back to idle, as a guest's write of 0 to Status does: it touches guest memory no more.
+    pub fn reset(&self) {
+        self.reset_locked(&mut lock(&self.registers));
+    }
+
+    fn reset_locked(&self, registers: &mut Registers) {
+        lock(&self.device).reset();
+        registers.reset();
+        self.interrupt.reset();
+    }
+
+    fn activate(&self, registers: &Registers) {
+        let queue = |queue| Virtqueue::new(queue, self.memory.clone(), Arc::clone(&self.interrupt));
+        let activation = Activation {
+            memory: self.memory.clone(),
+            queues: registers.queues(&self.memory).map(|q| q.map(queue)).collect(),
+            interrupt: Arc::clone(&self.interrupt),
+            features: registers.features(),
+        };
+        match lock(&self.device).activate(activation) {
+            Ok(()) => {}
+            // The driver's doing, which it may repeat for ever: not for the log.
+            Err(e @ ActivateError::QueueMissing(_)) => {
+                log::debug!("virtio device {}: {e}", self.device_id);
+                self.interrupt.needs_reset();
+            }
+            Err(ActivateError::Host(e)) => {
+                log::warn!("virtio device {}: activate: {e}", self.device_id);
+                self.interrupt.needs_reset();
+            }
+        }
+    }
+
+    fn read_register(&self, offset: u32) -> u32 {
+        match offset {
+            VIRTIO_MMIO_MAGIC_VALUE => MAGIC,
+            VIRTIO_MMIO_VERSION => VERSION,
+            VIRTIO_MMIO_DEVICE_ID => self.device_id,
+            VIRTIO_MMIO_VENDOR_ID => VENDOR,
+            VIRTIO_MMIO_INTERRUPT_STATUS => self.interrupt.status(),
+            VIRTIO_MMIO_CONFIG_GENERATION => self.interrupt.generation(),
+            VIRTIO_MMIO_STATUS => lock(&self.registers).status(self.interrupt.is_reset_needed()),
+            _ => lock(&self.registers).read(offset),
+        }
+    }
+
+    fn write_register(&self, offset: u32, value: u32) {
+        match offset {
+            VIRTIO_MMIO_INTERRUPT_ACK => self.interrupt.acknowledge(value),
+            // Without an ioeventfd, or by an access that it does not match.
+            VIRTIO_MMIO_QUEUE_NOTIFY => {
+                if let Some(kick) = usize::try_from(value).ok().and_then(|index| self.kicks.get(index)) {
+                    // Fails only when the counter is full: then the device has a kick to come.
+                    let _ = kick.write(1);
+                }
+            }
+            _ => {
+                let mut registers = lock(&self.registers);
+                match registers.write(offset, value, &self.memory) {
+                    Effect::None => {}
+                    Effect::Activate => self.activate(&registers),
+                    Effect::Reset => self.reset_locked(&mut registers),
+                    Effect::StopDevice => {
+                        lock(&self.device).reset();
+                        self.interrupt.needs_reset();
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl BusDevice for MmioTransport {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        if let Some(offset) = offset.checked_sub(u64::from(VIRTIO_MMIO_CONFIG)) {
+            data.fill(0);
+            lock(&self.device).read_config(offset, data);
+        } else if let Some(register) = register(offset)
+            && let Ok(data) = <&mut [u8; 4]>::try_from(&mut *data)
+        {
+            *data = self.read_register(register).to_le_bytes();
+        } else {
+            // Registers are 32 bits wide and aligned, nothing else (4.2.2.2).
+            data.fill(0);
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        if let Some(offset) = offset.checked_sub(u64::from(VIRTIO_MMIO_CONFIG)) {
+            lock(&self.device).write_config(offset, data);
+        } else if let Some(register) = register(offset)
+            && let Ok(data) = <[u8; 4]>::try_from(data)
+        {
+            self.write_register(register, u32::from_le_bytes(data));
+        }
+    }
+}
+
+fn register(offset: u64) -> Option<u32> {
+    u32::try_from(offset).ok().filter(|o| o % 4 == 0)
+}
