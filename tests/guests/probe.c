@@ -1,0 +1,156 @@
+/*
+ * PID 1 of a plain VM, linked statically: does what the kernel parameter probe= says, then resets the VM.
+ *
+ *   disk     prints "NAME LABEL SIZE SHA256" of every block device, and overwrites /dev/vdb when there is one
+ *   random   prints 32 bytes of the entropy device in hex
+ *   vsock    echoes one connection to port 5000 until its end, then sends "hello" to port 6000 of the host
+ *   stuck    waits for ever
+ */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <fcntl.h>
+#include <linux/vm_sockets.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/reboot.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <termios.h>
+#include <unistd.h>
+
+#include "sha256.h"
+
+static char buffer[1 << 16];
+
+static void fail(const char *what) {
+    perror(what);
+    fflush(stdout);
+    reboot(RB_AUTOBOOT);
+}
+
+static void label_of(const char *name, char label[64]) {
+    char path[300], line[128];
+    snprintf(path, sizeof path, "/sys/class/block/%s/uevent", name);
+    FILE *uevent = fopen(path, "r");
+    strcpy(label, "-");
+    while (uevent && fgets(line, sizeof line, uevent))
+        sscanf(line, "PARTNAME=%63s", label);
+    if (uevent)
+        fclose(uevent);
+}
+
+static void print_device(const char *name) {
+    char path[300], label[64];
+    struct sha256 hash;
+    ssize_t got;
+    size_t size = 0;
+
+    snprintf(path, sizeof path, "/dev/%s", name);
+    label_of(name, label);
+    int fd = open(path, O_RDONLY);
+    if (fd < 0)
+        fail(path);
+    sha256_start(&hash);
+    while ((got = read(fd, buffer, sizeof buffer)) > 0) {
+        sha256_add(&hash, buffer, got);
+        size += got;
+    }
+    if (got < 0)
+        fail(path);
+    close(fd);
+    printf("%s %s %zu ", name, label, size);
+    sha256_print(&hash);
+    printf("\n");
+}
+
+static void overwrite(const char *path) {
+    int fd = open(path, O_RDWR);
+    if (fd < 0)
+        return;
+    off_t size = lseek(fd, 0, SEEK_END);
+    for (off_t at = 0; at < size; at += 4096) {
+        memset(buffer, 'A' + at / 4096 % 26, 4096);
+        if (pwrite(fd, buffer, 4096, at) != 4096)
+            fail(path);
+    }
+    if (fsync(fd) < 0)
+        fail("fsync");
+    close(fd);
+}
+
+static void disk(void) {
+    struct dirent **names;
+    int count = scandir("/sys/class/block", &names, NULL, alphasort);
+    for (int i = 0; i < count; i++)
+        if (!strncmp(names[i]->d_name, "vd", 2))
+            print_device(names[i]->d_name);
+    overwrite("/dev/vdb");
+}
+
+static void print_random(void) {
+    int fd = open("/dev/hwrng", O_RDONLY);
+    ssize_t got = read(fd, buffer, 32);
+    if (got <= 0)
+        fail("/dev/hwrng");
+    for (ssize_t i = 0; i < got; i++)
+        printf("%02x", (unsigned char)buffer[i]);
+    printf("\n");
+}
+
+static void vsock(void) {
+    struct sockaddr_vm here = {.svm_family = AF_VSOCK, .svm_cid = VMADDR_CID_ANY, .svm_port = 5000};
+    struct sockaddr_vm host = {.svm_family = AF_VSOCK, .svm_cid = VMADDR_CID_HOST, .svm_port = 6000};
+    int listener = socket(AF_VSOCK, SOCK_STREAM, 0);
+    ssize_t got;
+
+    if (bind(listener, (struct sockaddr *)&here, sizeof here) < 0 || listen(listener, 1) < 0)
+        fail("listen");
+    printf("LISTENING\n");
+    fflush(stdout);
+    int peer = accept(listener, NULL, NULL);
+    while ((got = read(peer, buffer, sizeof buffer)) > 0)
+        for (ssize_t done = 0; done < got;) {
+            ssize_t put = write(peer, buffer + done, got - done);
+            if (put < 0)
+                fail("echo");
+            done += put;
+        }
+    if (got < 0)
+        fail("read");
+    close(peer);
+    int out = socket(AF_VSOCK, SOCK_STREAM, 0);
+    if (connect(out, (struct sockaddr *)&host, sizeof host) < 0)
+        fail("connect");
+    if (write(out, "hello", 5) != 5)
+        fail("write");
+    close(out);
+}
+
+int main(void) {
+    char line[4096] = {0};
+
+    mount("proc", "/proc", "proc", 0, NULL);
+    mount("sysfs", "/sys", "sysfs", 0, NULL);
+    mount("dev", "/dev", "devtmpfs", 0, NULL);
+    /* PID 1 has no open files when the initramfs has no /dev/console. */
+    int console = open("/dev/ttyS0", O_RDWR);
+    for (int fd = 0; fd < 3; fd++)
+        dup2(console, fd);
+    int cmdline = open("/proc/cmdline", O_RDONLY);
+    if (read(cmdline, line, sizeof line - 1) <= 0)
+        fail("/proc/cmdline");
+    if (strstr(line, "probe=disk"))
+        disk();
+    else if (strstr(line, "probe=random"))
+        print_random();
+    else if (strstr(line, "probe=vsock"))
+        vsock();
+    else
+        for (;;)
+            pause();
+    fflush(stdout);
+    tcdrain(1);
+    reboot(RB_AUTOBOOT);
+}

@@ -1,0 +1,185 @@
+//! Guests of about 100 bytes, entered by the 64-bit boot protocol: `%rsi` is `boot_params`, the first 4 GiB are mapped
+//! one to one, and there is a stack. They use only instructions that every KVM can run in ring 0, emulated ones too,
+//! but where the point is another. Machine code, so that no assembler is needed; each line carries its listing.
+
+/// Base of the RAM that guests use as scratch: past any code, inside the smallest VM.
+const SCRATCH: u32 = 0x20_0000;
+/// An address below 4 GiB where no VM has anything.
+const NOWHERE: u32 = 0xe000_0000;
+
+/// Asks the keyboard controller for a reset, then waits for it.
+const RESET: &[u8] = &[
+    0xb0, 0xfe, // mov al, 0xfe
+    0xe6, 0x64, // out 0x64, al
+    0xf4, //       1: hlt
+    0xeb, 0xfd, // jmp 1b
+];
+
+/// Waits for ever without leaving the guest.
+const SPIN: &[u8] = &[0xeb, 0xfe]; // 1: jmp 1b
+
+/// Waits for ever for an interrupt that cannot come.
+const HALT: &[u8] = &[
+    0xfa, //       cli
+    0xf4, //       1: hlt
+    0xeb, 0xfd, // jmp 1b
+];
+
+fn join(parts: &[&[u8]]) -> Vec<u8> {
+    parts.concat()
+}
+
+fn imm32(value: usize) -> [u8; 4] {
+    u32::try_from(value).expect("guests are small").to_le_bytes()
+}
+
+/// Writes `text` to COM1, one `out` a byte.
+fn put_bytes(text: &[u8]) -> Vec<u8> {
+    let mut code = vec![0xba, 0xf8, 0x03, 0x00, 0x00]; // mov edx, 0x3f8
+    for byte in text {
+        code.extend([0xb0, *byte, 0xee]); // mov al, byte; out dx, al
+    }
+    code
+}
+
+/// Writes `text` to COM1 with one string instruction.
+fn put_string(text: &[u8]) -> Vec<u8> {
+    join(&[
+        &[0x48, 0x8d, 0x35],       //           lea rsi, [rip + ..]
+        &imm32(17),                //             to the text
+        &[0xb9],                   //           mov ecx, ..
+        &imm32(text.len()),        //             its length
+        &[0xba, 0xf8, 0x03, 0, 0], //     mov edx, 0x3f8
+        &[0xf3, 0x6e],             //           rep outsb
+        &[0xe9],                   //           jmp
+        &imm32(text.len()),        //             past the text
+        text,
+    ])
+}
+
+/// `HELLO\n`, byte by byte, then a reset.
+pub fn hello() -> Vec<u8> {
+    join(&[&put_bytes(b"HELLO\n"), RESET])
+}
+
+/// `text` by one string instruction, then a reset.
+pub fn print(text: &[u8]) -> Vec<u8> {
+    join(&[&put_string(text), RESET])
+}
+
+/// `line` printed `times` times, then a reset.
+pub fn print_often(line: &[u8], times: u32) -> Vec<u8> {
+    let body = put_string(line);
+    let back = -i32::try_from(body.len() + 8).expect("guests are small");
+    join(&[
+        &[0xbb],              // mov ebx, times
+        &times.to_le_bytes(), //
+        &body,                // 1: print
+        &[0xff, 0xcb],        // dec ebx
+        &[0x0f, 0x85],        // jnz 1b
+        &back.to_le_bytes(),
+        RESET,
+    ])
+}
+
+/// `READY\n`, then spins in the guest.
+pub fn spin() -> Vec<u8> {
+    join(&[&put_bytes(b"READY\n"), SPIN])
+}
+
+/// `READY\n`, then halts with interrupts off.
+pub fn halt() -> Vec<u8> {
+    join(&[&put_bytes(b"READY\n"), HALT])
+}
+
+/// `DYING\n`, then a fault without a handler.
+pub fn triple_fault() -> Vec<u8> {
+    join(&[&put_bytes(b"DYING\n"), &[0x0f, 0x0b]]) // ud2
+}
+
+/// `TRYING\n`, then an instruction that the KVM of a pagetable VM lacks in ring 0, then a reset.
+pub fn popcnt() -> Vec<u8> {
+    join(&[&put_bytes(b"TRYING\n"), &[0xf3, 0x0f, 0xb8, 0xc1], RESET]) // popcnt eax, ecx
+}
+
+/// `JUMPING\n`, then goes where no memory is: no KVM can fetch instructions from there.
+pub fn jump_nowhere() -> Vec<u8> {
+    join(&[
+        &put_bytes(b"JUMPING\n"),
+        &[0xb8], //       mov eax, NOWHERE
+        &NOWHERE.to_le_bytes(),
+        &[0xff, 0xe0], // jmp rax
+    ])
+}
+
+/// Reads and writes addresses and ports where nothing is, in every size: all must read as ones and every write must be
+/// ignored. Prints `OK\n` or `BAD\n`, then resets.
+pub fn touch_nothing() -> Vec<u8> {
+    let bad = join(&[&put_bytes(b"BAD\n"), RESET]);
+    let mut code = vec![0xbb]; // mov ebx, NOWHERE
+    code.extend(NOWHERE.to_le_bytes());
+    let skip = u8::try_from(bad.len()).expect("a short jump");
+    let mut step = |access: &[u8], compare: &[u8]| {
+        code.extend(access);
+        code.extend(compare);
+        code.extend([0x74, skip]); // je past the failure
+        code.extend(&bad);
+    };
+    step(&[0x8a, 0x03], &[0x3c, 0xff]); //             mov al, [rbx];  cmp al, -1
+    step(&[0x66, 0x8b, 0x03], &[0x66, 0x83, 0xf8, 0xff]); // mov ax, [rbx];  cmp ax, -1
+    step(&[0x8b, 0x03], &[0x83, 0xf8, 0xff]); //       mov eax, [rbx]; cmp eax, -1
+    step(&[0x48, 0x8b, 0x03], &[0x48, 0x83, 0xf8, 0xff]); // mov rax, [rbx]; cmp rax, -1
+    step(&[0x89, 0x03, 0x8b, 0x03], &[0x83, 0xf8, 0xff]); // mov [rbx], eax; mov eax, [rbx]; cmp eax, -1
+    step(&[0xba, 0xf8, 0x0c, 0, 0, 0xed], &[0x83, 0xf8, 0xff]); // mov edx, 0xcf8; in eax, dx; cmp eax, -1
+    step(&[0xef, 0x66, 0xed], &[0x66, 0x83, 0xf8, 0xff]); // out dx, eax; in ax, dx; cmp ax, -1
+    step(&[0xe4, 0x99], &[0x3c, 0xff]); //             in al, 0x99;    cmp al, -1
+    code.extend(put_bytes(b"OK\n"));
+    code.extend(RESET);
+    code
+}
+
+/// Prints the kernel command line that `boot_params` points to and a newline, then resets.
+pub fn print_cmdline() -> Vec<u8> {
+    join(&[
+        &[0x8b, 0xb6, 0x28, 0x02, 0, 0], // mov esi, [rsi + cmd_line_ptr]
+        &[0xba, 0xf8, 0x03, 0, 0],       // mov edx, 0x3f8
+        &[0xac],                         // 1: lodsb
+        &[0x84, 0xc0],                   // test al, al
+        &[0x74, 0x03],                   // jz 2f
+        &[0xee],                         // out dx, al
+        &[0xeb, 0xf8],                   // jmp 1b
+        &put_bytes(b"\n"),               // 2:
+        RESET,
+    ])
+}
+
+/// Prints the initial ramdisk that `boot_params` points to, then resets.
+pub fn print_ramdisk() -> Vec<u8> {
+    join(&[
+        &[0x8b, 0x8e, 0x1c, 0x02, 0, 0], // mov ecx, [rsi + ramdisk_size]
+        &[0x8b, 0xb6, 0x18, 0x02, 0, 0], // mov esi, [rsi + ramdisk_image]
+        &[0xba, 0xf8, 0x03, 0, 0],       // mov edx, 0x3f8
+        &[0xf3, 0x6e],                   // rep outsb
+        RESET,
+    ])
+}
+
+/// Writes `Z` to the scratch register of COM1, reads it five times with one string instruction (KVM then asks for
+/// several reads in one exit), prints what it read, then resets.
+pub fn string_input() -> Vec<u8> {
+    join(&[
+        &[0xba, 0xff, 0x03, 0, 0], // mov edx, 0x3ff
+        &[0xb0, b'Z', 0xee],       // mov al, 'Z'; out dx, al
+        &[0xbf],                   // mov edi, SCRATCH
+        &SCRATCH.to_le_bytes(),
+        &[0xb9, 5, 0, 0, 0], //       mov ecx, 5
+        &[0xf3, 0x6c],       //       rep insb
+        &[0xbe],             //       mov esi, SCRATCH
+        &SCRATCH.to_le_bytes(),
+        &[0xb9, 5, 0, 0, 0],       // mov ecx, 5
+        &[0xba, 0xf8, 0x03, 0, 0], // mov edx, 0x3f8
+        &[0xf3, 0x6e],             // rep outsb
+        &put_bytes(b"\n"),
+        RESET,
+    ])
+}

@@ -1,0 +1,202 @@
+//! Guests of 100 bytes under the `vmm` executable, on the host's own KVM, emulated or not.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use serde_json::json;
+use tests::process::vmm_executable;
+use tests::raw_vm::RawVm;
+use tests::{guests, host, skip};
+
+/// Whether the host has a KVM to test with; if not, says so for the test `name`.
+fn kvm_for(name: &str) -> bool {
+    match host::open_kvm() {
+        Ok(()) => true,
+        Err(e) => {
+            skip(name, &format!("/dev/kvm: {e}"));
+            false
+        }
+    }
+}
+
+#[test]
+fn output_is_exact_and_a_reset_is_a_good_end() {
+    if !kvm_for("output_is_exact_and_a_reset_is_a_good_end") {
+        return;
+    }
+    let ended = RawVm::new(&guests::hello()).run();
+    assert_eq!((ended.text().as_str(), ended.status), ("HELLO\n", 0), "{ended:?}");
+}
+
+#[test]
+fn a_string_instruction_writes_every_byte() {
+    if !kvm_for("a_string_instruction_writes_every_byte") {
+        return;
+    }
+    let text: Vec<u8> = (0..=255).collect();
+    let ended = RawVm::new(&guests::print(&text)).run();
+    assert_eq!((ended.stdout, ended.status), (text, 0), "{}", ended.stderr);
+}
+
+#[test]
+fn much_output_arrives_whole_and_in_order() {
+    if !kvm_for("much_output_arrives_whole_and_in_order") {
+        return;
+    }
+    let line: Vec<u8> = (b' '..=b'~').cycle().take(1023).chain([b'\n']).collect();
+    let ended = RawVm::new(&guests::print_often(&line, 64)).run();
+    assert!(ended.stdout == line.repeat(64), "{} bytes, {}", ended.stdout.len(), ended.stderr);
+    assert_eq!(ended.status, 0);
+}
+
+#[test]
+fn where_nothing_is_reads_as_ones_and_takes_every_write() {
+    if !kvm_for("where_nothing_is_reads_as_ones_and_takes_every_write") {
+        return;
+    }
+    let ended = RawVm::new(&guests::touch_nothing()).run();
+    assert_eq!((ended.text().as_str(), ended.status), ("OK\n", 0), "{ended:?}");
+}
+
+#[test]
+fn the_guest_gets_the_parameters_and_its_devices() {
+    if !kvm_for("the_guest_gets_the_parameters_and_its_devices") {
+        return;
+    }
+    let ended = RawVm::new(&guests::print_cmdline()).with("params", json!("first=1  second")).run();
+    let line = ended.text();
+    assert!(line.starts_with("first=1  second "), "{ended:?}");
+    // At least the entropy device, inside the window that the layout has for it.
+    let devices: Vec<_> =
+        line.trim_end().split(' ').filter_map(|word| word.strip_prefix("virtio_mmio.device=")).collect();
+    assert!(!devices.is_empty(), "{ended:?}");
+    for device in devices {
+        let (_, place) = device.split_once("@0x").unwrap();
+        let (base, gsi) = place.split_once(':').unwrap();
+        let slot = u64::from_str_radix(base, 16).unwrap() - boot::layout::VIRTIO_MMIO_BASE;
+        assert_eq!(slot % boot::layout::VIRTIO_MMIO_STRIDE, 0);
+        let gsi: u32 = gsi.parse().unwrap();
+        assert!((boot::layout::VIRTIO_GSI_FIRST..=boot::layout::VIRTIO_GSI_LAST).contains(&gsi));
+    }
+    assert_eq!(ended.status, 0);
+}
+
+#[test]
+fn the_guest_gets_its_ramdisk() {
+    if !kvm_for("the_guest_gets_its_ramdisk") {
+        return;
+    }
+    let vm = RawVm::new(&guests::print_ramdisk()).with("initrd", json!("ramdisk"));
+    let ramdisk: Vec<u8> = (0..4096_u32).flat_map(|n| n.to_le_bytes()).collect();
+    vm.place.file("ramdisk", &ramdisk);
+    let ended = vm.run();
+    assert!(ended.stdout == ramdisk, "{} bytes, {}", ended.stdout.len(), ended.stderr);
+    assert_eq!(ended.status, 0);
+}
+
+#[test]
+fn a_triple_fault_is_told_as_one() {
+    if !kvm_for("a_triple_fault_is_told_as_one") {
+        return;
+    }
+    let ended = RawVm::new(&guests::triple_fault()).run();
+    assert_eq!((ended.text().as_str(), ended.status), ("DYING\n", 125), "{ended:?}");
+    assert!(ended.stderr.contains("triple fault"), "{}", ended.stderr);
+}
+
+#[test]
+fn an_instruction_that_kvm_lacks_is_named() {
+    if !kvm_for("an_instruction_that_kvm_lacks_is_named") {
+        return;
+    }
+    let ended = RawVm::new(&guests::popcnt()).run();
+    assert_eq!(ended.text(), "TRYING\n");
+    if host::kvm_is_real() {
+        assert_eq!(ended.status, 0, "{ended:?}");
+    } else {
+        let rip = tests::elf::LOAD_ADDRESS + guests::popcnt().len() as u64 - 11;
+        assert_eq!(ended.status, 125, "{ended:?}");
+        for part in ["internal error", "f3 0f b8 c1", &format!("{rip:#x}")] {
+            assert!(ended.stderr.contains(part), "no {part:?} in {}", ended.stderr);
+        }
+    }
+}
+
+#[test]
+fn a_jump_to_no_memory_ends_the_vm_with_a_message() {
+    if !kvm_for("a_jump_to_no_memory_ends_the_vm_with_a_message") {
+        return;
+    }
+    let ended = RawVm::new(&guests::jump_nowhere()).run();
+    assert_eq!((ended.text().as_str(), ended.status), ("JUMPING\n", 125), "{ended:?}");
+    assert!(!ended.stderr.is_empty());
+}
+
+#[test]
+fn signals_end_a_vm_that_never_ends() {
+    if !kvm_for("signals_end_a_vm_that_never_ends") {
+        return;
+    }
+    for code in [guests::spin(), guests::halt()] {
+        for (signal, status) in [(libc::SIGINT, 130), (libc::SIGTERM, 143)] {
+            let vm = RawVm::new(&code);
+            let running = vm.start().wait_for("READY\n");
+            running.signal(signal);
+            let ended = running.wait();
+            assert_eq!((ended.text().as_str(), ended.status), ("READY\n", status), "{ended:?}");
+            let left: Vec<_> = vm.files().into_iter().filter(|f| f.is_file()).collect();
+            assert_eq!(left, [vm.place.path().join("kernel"), vm.place.path().join("vm.json")]);
+        }
+    }
+}
+
+#[test]
+fn a_second_signal_does_not_change_the_end() {
+    if !kvm_for("a_second_signal_does_not_change_the_end") {
+        return;
+    }
+    let running = RawVm::new(&guests::spin()).start().wait_for("READY\n");
+    running.signal(libc::SIGTERM);
+    running.signal(libc::SIGTERM);
+    assert_eq!(running.wait().status, 143);
+}
+
+#[test]
+fn memory_above_the_gap_is_memory() {
+    if !kvm_for("memory_above_the_gap_is_memory") {
+        return;
+    }
+    // 4 GiB, of which one lies above the gap; only what is touched costs the host anything.
+    let ended = RawVm::new(&guests::hello()).with("memory_mib", json!(4096)).run();
+    if ended.status == 2 && ended.stderr.contains("memory_mib") {
+        skip("memory_above_the_gap_is_memory", "the host has less than 4 GiB");
+        return;
+    }
+    assert_eq!((ended.text().as_str(), ended.status), ("HELLO\n", 0), "{ended:?}");
+}
+
+#[test]
+fn a_vm_runs_without_any_standard_stream() {
+    if !kvm_for("a_vm_runs_without_any_standard_stream") {
+        return;
+    }
+    let vm = RawVm::new(&guests::hello());
+    vm.place.file("vm.json", br#"{"kernel": "kernel", "memory_mib": 64}"#);
+    let mut command = Command::new(vmm_executable());
+    command.args(["--raw-config", "vm.json"]).current_dir(vm.place.path());
+    // SAFETY: close is async-signal-safe, and nothing else happens between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            for fd in 0..3 {
+                libc::close(fd);
+            }
+            Ok(())
+        });
+    }
+    // Descriptors that it opens take the numbers 0 to 2: guest output must not end up in one of its files.
+    let status = command.status().unwrap();
+    assert!(status.code().is_some_and(|c| c == 0 || c == 2), "{status:?}");
+    assert_eq!(std::fs::read(vm.place.path().join("kernel")).unwrap(), tests::elf::flat(&guests::hello()));
+}
