@@ -3,7 +3,7 @@
 //! ```text
 //!   vCPU thread ──exit──> Bus ──> SerialPort | I8042 | Cmos | virtio::MmioTransport
 //!                                                               │ activate, reset, config
-//!   event loop <──kick (ioeventfd)── Block | Rng | Vsock <──────┘
+//!   event loop <──kick (ioeventfd)── Block | Console | Rng | Vsock <┘
 //!              ──irq  (irqfd)─────> guest
 //! ```
 //!

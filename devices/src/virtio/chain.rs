@@ -33,8 +33,11 @@ pub struct Chain {
 }
 
 impl Chain {
-    pub(super) fn new(head: u16) -> Self {
-        Self { head, ..Self::default() }
+    /// Makes it an empty chain that begins at `head`; what was allocated stays.
+    pub(super) fn restart(&mut self, head: u16) {
+        self.head = head;
+        (self.count, self.readable, self.readable_len, self.writable_len) = (0, 0, 0, 0);
+        self.spill.clear();
     }
 
     /// Appends a buffer that is known to lie in guest memory.
@@ -178,8 +181,13 @@ mod tests {
 
         /// Buffers keep their order whether they fit in the chain or spill.
         #[test]
-        fn a_chain_keeps_its_buffers(readable in 0usize..20, writable in 0usize..20) {
-            let mut chain = Chain::new(3);
+        fn a_chain_keeps_its_buffers(readable in 0usize..20, writable in 0usize..20, before in 0usize..20) {
+            let mut chain = Chain::default();
+            for _ in 0..before {
+                chain.push(Buffer { addr: GuestAddress(5), len: 5 }, before % 2 == 0).unwrap();
+            }
+            chain.restart(3);
+            prop_assert_eq!(chain.head(), 3);
             let buffer = |i: usize| Buffer { addr: GuestAddress(i as u64 * 16), len: 1 };
             for i in 0..readable + writable {
                 chain.push(buffer(i), i >= readable).unwrap();
@@ -194,7 +202,7 @@ mod tests {
 
     #[test]
     fn a_chain_of_4_gib_is_refused() {
-        let mut chain = Chain::new(0);
+        let mut chain = Chain::default();
         let half = Buffer { addr: GuestAddress(0), len: 1 << 31 };
         chain.push(half, false).unwrap();
         assert!(matches!(chain.push(half, true), Err(QueueError::BrokenChain { head: 0 })));

@@ -6,6 +6,7 @@
 
 pub mod blk;
 mod chain;
+pub mod console;
 pub mod mmio;
 pub mod queue;
 mod ring;
@@ -21,6 +22,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::irq::Interrupt;
 pub use blk::Block;
+pub use console::Console;
 pub use mmio::MmioTransport;
 pub use queue::{Chain, QueueError, Virtqueue};
 pub use rng::Rng;

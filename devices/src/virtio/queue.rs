@@ -63,12 +63,14 @@ pub struct Virtqueue {
     ring: Ring,
     memory: GuestMemoryMmap,
     interrupt: Arc<Interrupt>,
+    /// The chain that [`drain`](Self::drain) fills again and again.
+    chain: Chain,
 }
 
 impl Virtqueue {
     /// Takes over a queue that [`check`](Self::check) accepts.
     pub fn new(queue: Queue, memory: GuestMemoryMmap, interrupt: Arc<Interrupt>) -> Self {
-        Self { ring: Ring::new(&queue), memory, interrupt }
+        Self { ring: Ring::new(&queue), memory, interrupt, chain: Chain::default() }
     }
 
     /// Whether a queue can be used: its parts lie in guest memory, each in one region of it. Size and
@@ -102,15 +104,13 @@ impl Virtqueue {
         limit: u16,
         mut serve: impl FnMut(&GuestMemoryMmap, &Chain) -> Result<u32, E>,
     ) -> Result<bool, E> {
-        let Self { ring, memory, interrupt } = self;
+        let Self { ring, memory, interrupt, chain } = self;
         let areas = Areas::locate(memory, ring)?;
         let mut left = limit;
         loop {
             ring.disable_kicks(&areas)?;
-            while left > 0
-                && let Some(chain) = ring.pop(&areas, memory)?
-            {
-                let written = serve(memory, &chain)?;
+            while left > 0 && ring.pop(&areas, memory, chain)? {
+                let written = serve(memory, chain)?;
                 ring.complete(&areas, chain.head(), written)?;
                 left -= 1;
             }
@@ -132,7 +132,8 @@ impl Virtqueue {
     /// When the driver broke a rule; the queue cannot go on.
     pub fn pop(&mut self) -> Result<Option<Chain>, QueueError> {
         let areas = Areas::locate(&self.memory, &self.ring)?;
-        self.ring.pop(&areas, &self.memory)
+        let mut chain = Chain::default();
+        Ok(self.ring.pop(&areas, &self.memory, &mut chain)?.then_some(chain))
     }
 
     /// Takes the last popped chain back: the next [`pop`](Self::pop) gives it again.

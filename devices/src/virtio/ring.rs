@@ -102,8 +102,8 @@ impl Ring {
 
     /// Whether the driver has made anything available (2.7.13.3). An index that jumps by more than the
     /// queue's size is a driver out of its mind, or hostile.
-    fn look(&mut self, areas: &Areas<'_>, order: Ordering) -> Result<bool, QueueError> {
-        self.known_avail = load(&areas.driver, IDX, order)?;
+    fn look(&mut self, areas: &Areas<'_>) -> Result<bool, QueueError> {
+        self.known_avail = load(&areas.driver, IDX, Ordering::Acquire)?;
         let pending = self.known_avail.wrapping_sub(self.next_avail);
         if pending > self.size {
             return Err(QueueError::Ring(RingError::InvalidAvailRingIndex));
@@ -111,18 +111,21 @@ impl Ring {
         Ok(pending > 0)
     }
 
+    /// Takes the next chain, into `chain`; false when there is none.
     pub(super) fn pop(
         &mut self,
         areas: &Areas<'_>,
         memory: &GuestMemoryMmap,
-    ) -> Result<Option<Chain>, QueueError> {
-        if self.known_avail == self.next_avail && !self.look(areas, Ordering::Acquire)? {
-            return Ok(None);
+        chain: &mut Chain,
+    ) -> Result<bool, QueueError> {
+        if self.known_avail == self.next_avail && !self.look(areas)? {
+            return Ok(false);
         }
         let head = load(&areas.driver, HEADER + 2 * self.slot(self.next_avail), Ordering::Relaxed)?;
-        let chain = self.walk(areas, memory, head)?;
+        chain.restart(head);
+        self.walk(areas, memory, chain)?;
         self.next_avail = self.next_avail.wrapping_add(1);
-        Ok(Some(chain))
+        Ok(true)
     }
 
     pub(super) fn unpop(&mut self) {
@@ -131,9 +134,9 @@ impl Ring {
 
     /// Follows a chain through the table and at most one indirect table (2.7.5.3). Each descriptor is read
     /// once; what it says is checked before it is believed.
-    fn walk(&self, areas: &Areas<'_>, memory: &GuestMemoryMmap, head: u16) -> Result<Chain, QueueError> {
+    fn walk(&self, areas: &Areas<'_>, memory: &GuestMemoryMmap, chain: &mut Chain) -> Result<(), QueueError> {
+        let head = chain.head();
         let broken = || QueueError::BrokenChain { head };
-        let mut chain = Chain::new(head);
         let mut table = areas.descriptors;
         let mut entries = u32::from(self.size);
         let mut indirect = false;
@@ -165,7 +168,7 @@ impl Ring {
             }
             chain.push(Buffer { addr, len }, writable)?;
             if !descriptor.has_next() {
-                return Ok(chain);
+                return Ok(());
             }
             index = descriptor.next();
         }
@@ -216,7 +219,7 @@ impl Ring {
             store(&areas.device, 0, 0, Ordering::Relaxed)?;
         }
         fence(Ordering::SeqCst);
-        self.look(areas, Ordering::Acquire)
+        self.look(areas)
     }
 }
 

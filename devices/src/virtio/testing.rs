@@ -91,13 +91,18 @@ pub struct DriverQueue {
 }
 
 impl DriverQueue {
-    /// A queue of `size` entries in 1 MiB of guest memory from `base`, zeroed first.
+    /// A queue of `size` entries, with its parts and buffers in 1 MiB of guest memory from `base`.
     pub fn new(memory: &GuestMemoryMmap, base: u64, size: u16) -> Self {
-        let zeros = vec![0; usize::try_from(ARENA).unwrap()];
-        memory.write_slice(&zeros, GuestAddress(base)).unwrap();
         let memory = memory.clone();
         let next_buffer = base + ARENA / 4;
-        Self { memory, size, max_size: size, base, next_descriptor: 0, avail: 0, used: 0, next_buffer }
+        let queue =
+            Self { memory, size, max_size: size, base, next_descriptor: 0, avail: 0, used: 0, next_buffer };
+        // Each entry is 16, 2 or 8 bytes of a part.
+        for area in [queue.descriptor_area(), queue.driver_area(), queue.device_area()] {
+            let zeros = vec![0; 16 * usize::from(size) + 6];
+            queue.memory.write_slice(&zeros, GuestAddress(area)).unwrap();
+        }
+        queue
     }
 
     /// Lets the device offer a larger maximum than the driver's size.
