@@ -1,7 +1,6 @@
 // The floor under a start-up figure: what any program has to ask of KVM to run a tiny guest with the same 512 MiB, interrupt
 // controllers, timer, CPUID and registers as `vmm`, and nothing else. Usage: floor CODE MEMORY_MIB, where CODE is flat machine code that
 // runs at 1 MiB in 64-bit mode; bytes to COM1 go to stdout, 0xfe to port 0x64 ends it. Built static by the benchmark.
-#define _GNU_SOURCE
 #include <fcntl.h>
 #include <linux/kvm.h>
 #include <stdint.h>
@@ -70,14 +69,12 @@ int main(int argc, char **argv)
 	if (argc != 3)
 		return 2;
 	size_t size = strtoul(argv[2], NULL, 10) << 20;
-	int kvm, vm, vcpu, ram_fd, code, map_size;
+	int kvm, vm, vcpu, code, map_size;
 	CHECK(kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC));
 	if (ioctl(kvm, KVM_GET_API_VERSION, 0) != 12)
 		return 1;
 	CHECK(vm = ioctl(kvm, KVM_CREATE_VM, 0));
-	CHECK(ram_fd = memfd_create("guest-memory", MFD_CLOEXEC));
-	CHECK(ftruncate(ram_fd, size));
-	uint8_t *ram = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, ram_fd, 0);
+	uint8_t *ram = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (ram == MAP_FAILED)
 		return 1;
 	struct kvm_userspace_memory_region slot = { .memory_size = size, .userspace_addr = (uintptr_t)ram };

@@ -79,18 +79,21 @@ fn startup(rounds: usize) {
     show("exec to exit", &floor, &vmm, |run| run.exit);
 }
 
-/// Resident and private dirty KiB of a process: of its guest's memory, and of everything else.
+/// Resident KiB of a process, and how many of them are its own (written, not shared with its executable): of its guest's memory, which is its only mapping of that size, and of
+/// everything else.
 fn memory(pid: u32) -> [[u64; 2]; 2] {
     let smaps = std::fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap();
     let mut sums = [[0; 2]; 2];
     let mut guest = 0;
     for line in smaps.lines() {
         let mut words = line.split_whitespace();
-        match words.next() {
-            Some("Rss:") => sums[guest][0] += words.next().unwrap().parse::<u64>().unwrap(),
-            Some("Private_Dirty:") => sums[guest][1] += words.next().unwrap().parse::<u64>().unwrap(),
-            Some(word) if word.ends_with(':') => {}
-            _ => guest = usize::from(line.contains("guest-memory")),
+        let first = words.next().unwrap();
+        let mut kib = || words.next().unwrap().parse::<u64>().unwrap();
+        match first {
+            "Size:" => guest = usize::from(kib() >= MEMORY_MIB << 10),
+            "Rss:" => sums[guest][0] += kib(),
+            "Anonymous:" => sums[guest][1] += kib(),
+            _ => {}
         }
     }
     sums
@@ -104,7 +107,7 @@ fn residence() {
     running.wait();
     println!("(b) memory with a halted guest of {MEMORY_MIB} MiB, KiB");
     println!("  guest's pages            resident {:6}", guest[0]);
-    println!("  everything else          resident {:6}  private dirty {:5}", other[0], other[1]);
+    println!("  everything else          resident {:6}  private {:5}", other[0], other[1]);
     assert!(guest[0] > 0, "the guest's memory was not recognised in smaps");
 }
 

@@ -4,9 +4,13 @@
 //!   guests::hello() ── code ──> elf::flat() ── kernel file ──> RawVm ── vmm --raw-config ──> Ended {status, stdout, stderr}
 //! ```
 
+pub mod apk;
+pub mod compile;
+pub mod cpio;
 pub mod elf;
 pub mod guests;
 pub mod host;
+pub mod linux;
 pub mod process;
 pub mod raw_vm;
 

@@ -41,6 +41,15 @@ fn a_string_instruction_writes_every_byte() {
 }
 
 #[test]
+fn a_string_instruction_reads_a_port_again_and_again() {
+    if !kvm_for("a_string_instruction_reads_a_port_again_and_again") {
+        return;
+    }
+    let ended = RawVm::new(&guests::string_input()).run();
+    assert_eq!((ended.text().as_str(), ended.status), ("ZZZZZ\n", 0), "{ended:?}");
+}
+
+#[test]
 fn much_output_arrives_whole_and_in_order() {
     if !kvm_for("much_output_arrives_whole_and_in_order") {
         return;

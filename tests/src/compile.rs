@@ -1,0 +1,54 @@
+//! Compiles the payloads and programs of `tests/guests`, with the C compiler of the machine.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The directory of the guests' sources.
+pub fn guests() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("guests")
+}
+
+fn guest_api() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../guest-api")
+}
+
+/// Compiles the payload library of `source`, linked against the stub of `libvm_payload.so` as any payload is.
+///
+/// # Errors
+/// What the compiler said.
+pub fn payload(source: &Path) -> Result<Vec<u8>, String> {
+    let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let (api, stub) = (guest_api(), dir.path().join("libvm_payload.so"));
+    let mut cc = Command::new("cc");
+    cc.args(["-shared", "-fPIC", "-Wl,-soname,libvm_payload.so"]);
+    cc.arg(format!("-Wl,--version-script={}", api.join("libvm_payload.map.txt").display()));
+    cc.arg("-I").arg(api.join("include")).arg("-o").arg(&stub).arg(api.join("stub/stub.c"));
+    run(cc)?;
+    let library = dir.path().join("payload.so");
+    let mut cc = Command::new("cc");
+    cc.args(["-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-Werror", "-I"]).arg(api.join("include"));
+    cc.arg("-o").arg(&library).arg(source).arg("-L").arg(dir.path()).arg("-lvm_payload");
+    run(cc)?;
+    std::fs::read(library).map_err(|e| e.to_string())
+}
+
+/// Compiles the program of `source`, linked statically: it runs alone in an initramfs.
+///
+/// # Errors
+/// What the compiler said.
+pub fn program(source: &Path) -> Result<Vec<u8>, String> {
+    let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let program = dir.path().join("program");
+    let mut cc = Command::new("cc");
+    cc.args(["-static", "-s", "-O2", "-Wall", "-Wextra", "-Werror", "-o"]).arg(&program).arg(source);
+    run(cc)?;
+    std::fs::read(program).map_err(|e| e.to_string())
+}
+
+fn run(mut cc: Command) -> Result<(), String> {
+    let output = cc.output().map_err(|e| format!("{cc:?}: {e}"))?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(format!("{cc:?}: {}", String::from_utf8_lossy(&output.stderr))),
+    }
+}
