@@ -13,6 +13,7 @@ mod ring;
 pub mod rng;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod vsock;
 
 use std::sync::Arc;
 

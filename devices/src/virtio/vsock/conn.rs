@@ -1,0 +1,491 @@
+//! One connection: what each end may still send, how much, and what the guest has yet to be told.
+//!
+//! ```text
+//!   guest ──RW──> [backlog, at most `window` bytes] ──send──> host socket        credit: window, forwarded
+//!   guest <──RW── rx buffers of the guest <────────recv────── host socket        credit: peer_alloc, peer_forwarded
+//! ```
+//!
+//! Bytes towards the guest are never held here: they go from the socket into the guest's buffers, and only
+//! when it has both buffers and credit. Bytes towards the host are held only as long as its socket is full.
+//!
+//! Each direction ends for itself. The guest's SHUTDOWN(send) becomes a `shutdown(Write)` of the socket once
+//! the backlog is gone; the socket's end of file becomes SHUTDOWN(send) once everything before it is
+//! delivered; a host that stops reading becomes SHUTDOWN(receive). The guest ends the whole with
+//! SHUTDOWN(both), which an RST answers, or with an RST.
+
+use std::io::ErrorKind;
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+
+use vm_memory::{GuestMemoryMmap, Permissions};
+use vmm_sys_util::epoll::EventSet;
+use zerocopy::FromZeros;
+use zerocopy::little_endian::{U16, U32, U64};
+
+use super::host;
+use super::packet::{HOST_CID, Header, Key, Packet, Pieces, op, shutdown, socket_type};
+use crate::virtio::queue::QueueError;
+
+/// The most chains that one read from the host fills.
+const MAX_BURST: usize = 32;
+
+/// Bytes of the guest that the host's socket did not take yet.
+#[derive(Debug, Default)]
+pub struct Backlog {
+    bytes: Vec<u8>,
+    start: usize,
+}
+
+impl Backlog {
+    fn len(&self) -> usize {
+        self.bytes.len() - self.start
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes of memory it holds.
+    #[cfg(test)]
+    pub fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+
+    /// Room for `len` more bytes at the end.
+    fn extend(&mut self, len: usize) -> &mut [u8] {
+        // Moving what is left to the front costs at most as much as what was sent since the last time.
+        if self.start >= self.len() {
+            self.bytes.drain(..self.start);
+            self.start = 0;
+        }
+        let end = self.bytes.len();
+        self.bytes.resize(end + len, 0);
+        &mut self.bytes[end..]
+    }
+
+    fn clear(&mut self) {
+        // A connection that is quiet again gives its memory back.
+        *self = Self::default();
+    }
+
+    /// Sends until it is empty or the socket is full; gives the number of bytes sent.
+    ///
+    /// # Errors
+    /// When the host will never take the rest.
+    pub fn flush(&mut self, stream: &UnixStream) -> std::io::Result<usize> {
+        let mut sent = 0;
+        while !self.is_empty() {
+            match host::send(stream, &self.bytes[self.start..]) {
+                Ok(taken) => {
+                    self.start += taken;
+                    sent += taken;
+                }
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(sent),
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        self.clear();
+        Ok(sent)
+    }
+}
+
+/// What becomes of a connection after an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It goes on.
+    Keep,
+    /// The guest closed it: answer with an RST; its backlog still goes to the host.
+    Closed,
+    /// The guest reset it: answer nothing; its backlog still goes to the host.
+    Gone,
+    /// One end broke the rules or vanished: tell the guest with an RST.
+    Broken,
+}
+
+/// Control packets that the guest is to be sent.
+#[derive(Clone, Copy, Debug, Default)]
+struct Owed {
+    request: bool,
+    response: bool,
+    credit_update: bool,
+}
+
+/// One connection between a guest port and a stream of the host.
+#[derive(Debug)]
+pub struct Conn {
+    key: Key,
+    /// None once the host's end is of no more use.
+    stream: Option<UnixStream>,
+    /// The host asked for the connection and the guest has not answered yet.
+    connecting: bool,
+    owed: Owed,
+    /// Shutdown flags that the guest sent, that the host's end amounts to, and that the guest was told.
+    guest_shut: u32,
+    host_shut: u32,
+    told_shut: u32,
+
+    window: u32,
+    backlog: Backlog,
+    forwarded: u32,
+    told_forwarded: u32,
+
+    peer_alloc: u32,
+    peer_forwarded: u32,
+    sent: u32,
+    /// Credit was asked for since it last ran out.
+    asked: bool,
+    /// The socket has, or may have, something to read.
+    readable: bool,
+    burst: usize,
+    /// What the socket is watched for.
+    pub watched: EventSet,
+}
+
+impl Conn {
+    /// A connection that the guest asked for with `request`; the answer is owed.
+    pub fn accepted(request: &Header, stream: UnixStream, window: u32) -> Self {
+        let mut conn = Self::new(request.key(), stream, window);
+        conn.owed.response = true;
+        conn.credit_from(request);
+        conn
+    }
+
+    /// A connection that the host asks for; the request is owed.
+    pub fn requested(key: Key, stream: UnixStream, window: u32) -> Self {
+        let mut conn = Self::new(key, stream, window);
+        conn.owed.request = true;
+        conn.connecting = true;
+        conn
+    }
+
+    fn new(key: Key, stream: UnixStream, window: u32) -> Self {
+        Self {
+            key,
+            stream: Some(stream),
+            connecting: false,
+            owed: Owed::default(),
+            guest_shut: 0,
+            host_shut: 0,
+            told_shut: 0,
+            window,
+            backlog: Backlog::default(),
+            forwarded: 0,
+            told_forwarded: 0,
+            peer_alloc: 0,
+            peer_forwarded: 0,
+            sent: 0,
+            asked: false,
+            readable: false,
+            burst: 1,
+            watched: EventSet::empty(),
+        }
+    }
+
+    /// Its ports.
+    pub fn key(&self) -> Key {
+        self.key
+    }
+
+    /// The host's end, while it is of use.
+    pub fn stream(&self) -> Option<&UnixStream> {
+        self.stream.as_ref()
+    }
+
+    /// Bytes that the guest may have on their way.
+    pub fn window(&self) -> u32 {
+        self.window
+    }
+
+    /// Bytes of memory that its backlog holds.
+    #[cfg(test)]
+    pub fn backlog_capacity(&self) -> usize {
+        self.backlog.capacity()
+    }
+
+    /// Whether the guest has heard of the connection.
+    pub fn is_known(&self) -> bool {
+        !self.owed.request
+    }
+
+    /// Whether both directions are over and only the guest's last word is missing.
+    pub fn is_over(&self) -> bool {
+        self.stream.is_none()
+    }
+
+    /// The host's end and the bytes that it has yet to be given.
+    pub fn into_rest(self) -> Option<(UnixStream, Backlog)> {
+        self.stream.map(|stream| (stream, self.backlog))
+    }
+
+    /// What the socket should be watched for. Only with nothing else to wait for is the end of both
+    /// directions, which cannot be masked, taken as an edge: level-triggered it would never be quiet.
+    pub fn wanted(&self) -> EventSet {
+        let mut wanted = EventSet::empty();
+        if self.may_read() && !self.readable {
+            wanted |= EventSet::IN | EventSet::READ_HANG_UP;
+        }
+        if !self.backlog.is_empty() {
+            wanted |= EventSet::OUT;
+        }
+        if wanted.is_empty() { EventSet::EDGE_TRIGGERED } else { wanted }
+    }
+
+    fn may_read(&self) -> bool {
+        !self.connecting
+            && self.stream.is_some()
+            && self.guest_shut & shutdown::RECEIVE == 0
+            && self.host_shut & shutdown::SEND == 0
+    }
+
+    /// Bytes that the guest has room for.
+    pub fn credit(&self) -> u32 {
+        // A guest that claims to have taken more than it was sent has no room at all.
+        self.peer_alloc.saturating_sub(self.sent.wrapping_sub(self.peer_forwarded))
+    }
+
+    fn credit_from(&mut self, header: &Header) {
+        self.peer_alloc = header.buf_alloc.get();
+        self.peer_forwarded = header.fwd_cnt.get();
+        self.asked &= self.credit() == 0;
+    }
+
+    /// Whether there is something to read and room for it.
+    pub fn has_data(&self) -> bool {
+        self.readable && self.may_read() && self.credit() > 0
+    }
+
+    /// How many chains the next read should offer: more when the last ones were filled.
+    pub fn burst(&self) -> usize {
+        self.burst
+    }
+
+    fn wants_credit(&self) -> bool {
+        self.readable && self.may_read() && self.credit() == 0 && !self.asked
+    }
+
+    fn news_of_shutdown(&self) -> u32 {
+        let news = self.host_shut & !self.told_shut;
+        // A guest that sends nothing more need not hear alone that nothing is received.
+        let moot = news == shutdown::RECEIVE && self.guest_shut & shutdown::SEND != 0;
+        if moot { 0 } else { news }
+    }
+
+    /// Whether the guest is to be sent a control packet.
+    pub fn has_control(&self) -> bool {
+        self.owed.request
+            || self.owed.response
+            || self.owed.credit_update
+            || (!self.connecting && self.news_of_shutdown() != 0)
+            || self.wants_credit()
+    }
+
+    /// The next control packet; as good as sent.
+    pub fn next_control(&mut self, guest_cid: u64) -> Option<Header> {
+        let (op, flags) = if std::mem::take(&mut self.owed.request) {
+            (op::REQUEST, 0)
+        } else if std::mem::take(&mut self.owed.response) {
+            (op::RESPONSE, 0)
+        } else if !self.connecting && self.news_of_shutdown() != 0 {
+            self.told_shut |= self.host_shut;
+            if self.told_shut == shutdown::BOTH {
+                self.stream = None;
+            }
+            (op::SHUTDOWN, self.told_shut)
+        } else if self.wants_credit() {
+            self.asked = true;
+            (op::CREDIT_REQUEST, 0)
+        } else if self.owed.credit_update {
+            (op::CREDIT_UPDATE, 0)
+        } else {
+            return None;
+        };
+        Some(Header { flags: U32::new(flags), ..self.header(guest_cid, op, 0) })
+    }
+
+    /// The header of a packet with `len` bytes of payload that were just read from the host.
+    pub fn data_header(&mut self, guest_cid: u64, len: u32) -> Header {
+        self.sent = self.sent.wrapping_add(len);
+        self.header(guest_cid, op::RW, len)
+    }
+
+    /// Every packet tells the guest its credit.
+    fn header(&mut self, guest_cid: u64, op: u16, len: u32) -> Header {
+        self.owed.credit_update = false;
+        self.told_forwarded = self.forwarded;
+        Header {
+            src_cid: U64::new(HOST_CID),
+            dst_cid: U64::new(guest_cid),
+            src_port: U32::new(self.key.host),
+            dst_port: U32::new(self.key.guest),
+            len: U32::new(len),
+            kind: U16::new(socket_type::STREAM),
+            op: U16::new(op),
+            buf_alloc: U32::new(self.window),
+            fwd_cnt: U32::new(self.forwarded),
+            ..Header::new_zeroed()
+        }
+    }
+
+    /// Takes a packet of the guest.
+    ///
+    /// # Errors
+    /// When its payload is no longer guest memory.
+    pub fn on_packet(&mut self, mem: &GuestMemoryMmap, packet: &Packet<'_>) -> Result<Verdict, QueueError> {
+        self.credit_from(&packet.header);
+        let op = packet.header.op.get();
+        Ok(match op {
+            op::RST => Verdict::Gone,
+            op::RESPONSE if self.connecting && self.is_known() => self.on_response(),
+            _ if self.connecting => Verdict::Broken,
+            op::RW => self.on_data(mem, packet)?,
+            op::SHUTDOWN => self.on_shutdown(packet.header.flags.get()),
+            op::CREDIT_UPDATE => Verdict::Keep,
+            op::CREDIT_REQUEST => {
+                self.owed.credit_update = true;
+                Verdict::Keep
+            }
+            _ => Verdict::Broken,
+        })
+    }
+
+    fn on_response(&mut self) -> Verdict {
+        let line = format!("OK {}\n", self.key.host);
+        // The first bytes on this socket: they fit, or its other end is gone.
+        match self.stream.as_ref().map(|stream| host::send(stream, line.as_bytes())) {
+            Some(Ok(sent)) if sent == line.len() => {
+                self.connecting = false;
+                Verdict::Keep
+            }
+            _ => Verdict::Broken,
+        }
+    }
+
+    fn on_data(&mut self, mem: &GuestMemoryMmap, packet: &Packet<'_>) -> Result<Verdict, QueueError> {
+        let len = packet.payload_len();
+        if self.guest_shut & shutdown::SEND != 0 || len > self.window as usize - self.backlog.len() {
+            return Ok(Verdict::Broken);
+        }
+        let Some(stream) = self.stream.as_ref().filter(|_| self.host_shut & shutdown::RECEIVE == 0) else {
+            self.forward(len);
+            return Ok(Verdict::Keep);
+        };
+        let mut taken = 0;
+        if self.backlog.is_empty() && len > 0 {
+            let mut pieces = Pieces::default();
+            pieces.append(mem, packet.payload(), Permissions::Read)?;
+            taken = match host::send_pieces(stream, &pieces) {
+                Ok(taken) => taken,
+                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => 0,
+                Err(_) => {
+                    self.forward(len);
+                    self.host_receives_no_more();
+                    return Ok(Verdict::Keep);
+                }
+            };
+        }
+        if taken < len {
+            packet.copy(mem, taken, self.backlog.extend(len - taken))?;
+        }
+        self.forward(taken);
+        Ok(Verdict::Keep)
+    }
+
+    /// Counts bytes that left the window; the guest hears of it when half of the window is at stake.
+    fn forward(&mut self, len: usize) {
+        let len = u32::try_from(len).expect("at most a window");
+        self.forwarded = self.forwarded.wrapping_add(len);
+        if self.forwarded.wrapping_sub(self.told_forwarded) >= self.window / 2 {
+            self.owed.credit_update = true;
+        }
+    }
+
+    fn host_receives_no_more(&mut self) {
+        self.forward(self.backlog.len());
+        self.backlog.clear();
+        self.host_shut |= shutdown::RECEIVE;
+    }
+
+    fn on_shutdown(&mut self, flags: u32) -> Verdict {
+        self.guest_shut |= flags & shutdown::BOTH;
+        if self.guest_shut == shutdown::BOTH {
+            return Verdict::Closed;
+        }
+        if let Some(stream) = &self.stream
+            && self.guest_shut & shutdown::RECEIVE != 0
+        {
+            // Fails only when the other end is gone, and then there is nothing to end.
+            let _ = stream.shutdown(Shutdown::Read);
+        }
+        self.end_writing();
+        Verdict::Keep
+    }
+
+    /// Passes the guest's end of file on, after its last byte.
+    fn end_writing(&self) {
+        if let Some(stream) = &self.stream
+            && self.guest_shut & shutdown::SEND != 0
+            && self.backlog.is_empty()
+        {
+            // As above.
+            let _ = stream.shutdown(Shutdown::Write);
+        }
+    }
+
+    /// Takes an event of the host's socket.
+    pub fn on_event(&mut self, events: EventSet) -> Verdict {
+        if events.contains(EventSet::HANG_UP) {
+            if self.connecting {
+                return Verdict::Broken;
+            }
+            self.host_receives_no_more();
+            if self.guest_shut & shutdown::RECEIVE != 0 {
+                self.host_shut |= shutdown::SEND;
+            }
+        }
+        if events.intersects(EventSet::IN | EventSet::READ_HANG_UP | EventSet::HANG_UP | EventSet::ERROR) {
+            self.readable = true;
+        }
+        if events.contains(EventSet::OUT)
+            && let Some(stream) = &self.stream
+        {
+            match self.backlog.flush(stream) {
+                Ok(sent) => {
+                    self.forward(sent);
+                    self.end_writing();
+                }
+                Err(_) => self.host_receives_no_more(),
+            }
+        }
+        Verdict::Keep
+    }
+
+    /// Reads from the host into the guest's buffers; gives the number of bytes, or none when the connection
+    /// is broken.
+    pub fn read(&mut self, pieces: &Pieces<'_>) -> Option<usize> {
+        match host::receive_pieces(self.stream.as_ref()?, pieces) {
+            Ok(0) => {
+                self.readable = false;
+                self.host_shut |= shutdown::SEND;
+                Some(0)
+            }
+            Ok(len) if len < pieces.total() => {
+                // Whatever else there is makes the watched socket report again.
+                self.readable = false;
+                self.burst = 1;
+                Some(len)
+            }
+            Ok(len) => {
+                self.burst = MAX_BURST.min(self.burst * 2);
+                Some(len)
+            }
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                self.readable = false;
+                Some(0)
+            }
+            Err(e) if e.kind() == ErrorKind::Interrupted => Some(0),
+            Err(_) => None,
+        }
+    }
+}

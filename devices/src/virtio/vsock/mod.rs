@@ -1,0 +1,284 @@
+//! Socket device (virtio 1.2, 5.10): vsock connections of the guest are Unix sockets of the host.
+//!
+//! ```text
+//!   guest ──tx──> Vsock::serve ──> Muxer ──> Conn ──> Unix socket `<path>_<port>`, or a claimed port
+//!         <──rx──              <──       <──      <── client of `<path>` that said `CONNECT <port>`
+//! ```
+//!
+//! - [`packet`]: the header, read once and checked; where the payload lies
+//! - [`conn`]: one connection: credit, backlog, the end of each direction
+//! - [`muxer`]: which connection, and whose turn
+//! - [`host`]: the Unix sockets
+//!
+//! The guest is trusted with nothing but its own data: what it sends is checked, what it makes this device
+//! remember is bounded, a connection whose ends do not move holds up no other, and each call from the event
+//! loop does a bounded amount of work. Socket data is copied by the kernel only, straight between the socket
+//! and guest memory, unless the host's socket is full.
+
+pub mod conn;
+pub mod host;
+pub mod muxer;
+pub mod packet;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use event_manager::{EventOps, Events, MutEventSubscriber};
+use log::error;
+use vm_memory::GuestMemoryMmap;
+use vmm_sys_util::epoll::EventSet;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use self::host::{HostError, Listener};
+use self::muxer::{Filled, Muxer};
+use self::packet::HOST_CID;
+use crate::irq::Interrupt;
+use crate::virtio::{ActivateError, Activation, QueueError, VirtioDevice, Virtqueue, device_id, watch_kicks};
+
+/// Queue of packets to the guest.
+const RX: usize = 0;
+/// Queue of packets from the guest.
+const TX: usize = 1;
+/// Sizes of the rx, the tx and the event queue. Many small rx buffers, as Linux has them, make one large
+/// read. There is no event to tell, a context id stays for the life of its VM; Linux wants the queue.
+const QUEUE_SIZES: [u16; 3] = [256, 256, 16];
+/// Stream sockets are supported (5.10.3).
+const F_STREAM: u64 = 1 << 0;
+/// Connections there may be at a time.
+const DEFAULT_LIMIT: usize = 1024;
+/// Chains that one call from the event loop serves.
+const BUDGET: usize = 512;
+/// Data of the event of the host's sockets; a kick's is its queue.
+const HOST: u32 = u32::MAX;
+
+/// What a socket device is made of.
+#[derive(Clone, Debug)]
+pub struct VsockConfig {
+    /// The guest's context id: 3 to 2^32 - 2.
+    pub guest_cid: u64,
+    /// Where clients of the host connect, and, with `_<port>` behind it, services for the guest listen.
+    /// Without it, the guest reaches claimed ports only.
+    pub socket: Option<PathBuf>,
+}
+
+/// A socket device cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum VsockError {
+    /// The context id is reserved (5.10.4).
+    #[error("guest context id {0} is not one of 3 to 4294967294")]
+    GuestCid(u64),
+    /// The Unix socket.
+    #[error(transparent)]
+    Socket(#[from] HostError),
+    /// The process has no descriptor left.
+    #[error("make the device's descriptors")]
+    Descriptors(#[source] io::Error),
+}
+
+/// The port of the guest's end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GuestPort(pub u32);
+
+impl GuestPort {
+    /// Whether only a privileged process of the guest can have it: Linux keeps ports below 1024 for those
+    /// with CAP_NET_BIND_SERVICE.
+    pub fn is_privileged(self) -> bool {
+        self.0 < 1024
+    }
+}
+
+/// Decides about a connection to a claimed port: the host's end of it, or none to refuse.
+pub type Accept = Box<dyn FnMut(GuestPort) -> Option<UnixStream> + Send>;
+
+/// What the driver gave.
+struct Active {
+    memory: GuestMemoryMmap,
+    rx: Virtqueue,
+    tx: Virtqueue,
+    interrupt: Arc<Interrupt>,
+}
+
+/// The socket device of one guest.
+pub struct Vsock {
+    guest_cid: u64,
+    muxer: Muxer,
+    kicks: [EventFd; 3],
+    active: Option<Active>,
+}
+
+impl Vsock {
+    /// A device that no driver uses yet. The Unix socket exists from here on, until the device is dropped;
+    /// clients wait in its backlog until the guest's driver is ready.
+    ///
+    /// # Errors
+    /// When the context id is reserved, the socket's path is taken, or descriptors have run out.
+    pub fn new(config: VsockConfig) -> Result<Self, VsockError> {
+        if config.guest_cid <= HOST_CID || config.guest_cid >= u64::from(u32::MAX) {
+            return Err(VsockError::GuestCid(config.guest_cid));
+        }
+        let kick = || EventFd::new(EFD_NONBLOCK).map_err(VsockError::Descriptors);
+        let kicks = [kick()?, kick()?, kick()?];
+        let listener = config.socket.as_deref().map(Listener::bind).transpose()?;
+        let muxer = Muxer::new(config.guest_cid, listener, DEFAULT_LIMIT).map_err(VsockError::Descriptors)?;
+        Ok(Self { guest_cid: config.guest_cid, muxer, kicks, active: None })
+    }
+
+    /// At most `limit` connections at a time, clients that have not said their port yet included; 1024 if
+    /// never called. Further ones are refused.
+    #[must_use]
+    pub fn with_limit(mut self, limit: usize) -> Self {
+        self.muxer.set_limit(limit);
+        self
+    }
+
+    /// Takes host port `port` out of the Unix sockets' hands: for every connection of the guest to it,
+    /// `accept` is called on the event loop, under the device's lock. It gives one end of a socket pair, or
+    /// refuses. A second claim of a port replaces the first.
+    pub fn claim(&mut self, port: u32, accept: Accept) {
+        self.muxer.claim(port, accept);
+    }
+
+    /// Serves both queues, then asks for what it cannot go on without: kicks, events, another call.
+    fn serve(&mut self) {
+        let Some(active) = &mut self.active else { return };
+        match active.serve(&mut self.muxer) {
+            Ok(done) => {
+                self.muxer.settle_watches();
+                if !done {
+                    // Fails only when the counter is full, and then the event is pending already.
+                    let _ = self.kicks[TX].write(1);
+                }
+            }
+            Err(error) => {
+                error!("vsock: the driver broke its queues: {error}");
+                active.interrupt.needs_reset();
+                self.reset();
+            }
+        }
+    }
+}
+
+impl Active {
+    /// Serves both queues within a budget; false when there is more to do.
+    fn serve(&mut self, muxer: &mut Muxer) -> Result<bool, QueueError> {
+        let mut budget = BUDGET;
+        let (mut sent, mut received) = (0, 0);
+        let done = loop {
+            let before = budget;
+            let drained = self.drain(muxer, &mut budget)?;
+            received += before - budget;
+            let before = budget;
+            let filled = self.fill(muxer, &mut budget)?;
+            sent += before - budget;
+            match filled {
+                _ if budget == 0 => break false,
+                Filled::More => break false,
+                // What waited for the guest to take its resets need not wait any more.
+                _ if !drained && !muxer.is_clogged() => {}
+                Filled::All | Filled::Starved => break true,
+            }
+        };
+        if sent > 0 {
+            self.rx.notify()?;
+        }
+        if received > 0 {
+            self.tx.notify()?;
+        }
+        Ok(done)
+    }
+
+    /// Takes packets of the guest; false when some may be left.
+    fn drain(&mut self, muxer: &mut Muxer, budget: &mut usize) -> Result<bool, QueueError> {
+        self.tx.disable_kicks()?;
+        while *budget > 0 && !muxer.is_clogged() {
+            match self.tx.pop()? {
+                Some(chain) => {
+                    *budget -= 1;
+                    muxer.on_chain(&self.memory, &chain)?;
+                    self.tx.complete(&chain, 0)?;
+                }
+                None if self.tx.enable_kicks()? => {}
+                None => return Ok(true),
+            }
+        }
+        Ok(false)
+    }
+
+    /// Sends packets to the guest. Kicks are wanted only while buffers lack.
+    fn fill(&mut self, muxer: &mut Muxer, budget: &mut usize) -> Result<Filled, QueueError> {
+        loop {
+            let filled = muxer.fill(&mut self.rx, &self.memory, budget)?;
+            if filled != Filled::Starved || !self.rx.enable_kicks()? {
+                return Ok(filled);
+            }
+            self.rx.disable_kicks()?;
+        }
+    }
+}
+
+impl VirtioDevice for Vsock {
+    fn device_id(&self) -> u32 {
+        device_id::VSOCK
+    }
+
+    fn features(&self) -> u64 {
+        F_STREAM
+    }
+
+    fn queue_max_sizes(&self) -> &[u16] {
+        &QUEUE_SIZES
+    }
+
+    fn kicks(&self) -> &[EventFd] {
+        &self.kicks
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        let config = self.guest_cid.to_le_bytes();
+        let rest = usize::try_from(offset).ok().and_then(|offset| config.get(offset..)).unwrap_or(&[]);
+        let len = rest.len().min(data.len());
+        data[..len].copy_from_slice(&rest[..len]);
+        data[len..].fill(0);
+    }
+
+    fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
+        self.reset();
+        let Activation { memory, queues, interrupt, .. } = activation;
+        let mut queues = queues.into_iter();
+        let mut queue = |index| queues.next().flatten().ok_or(ActivateError::QueueMissing(index));
+        let (mut rx, tx) = (queue(RX)?, queue(TX)?);
+        rx.disable_kicks().map_err(|error| ActivateError::Host(io::Error::other(error)))?;
+        self.muxer.start().map_err(ActivateError::Host)?;
+        self.active = Some(Active { memory, rx, tx, interrupt });
+        // What the driver offered before now may have been kicked for in vain.
+        let _ = self.kicks[TX].write(1);
+        Ok(())
+    }
+
+    fn reset(&mut self) {
+        self.active = None;
+        self.muxer.stop();
+    }
+}
+
+impl MutEventSubscriber for Vsock {
+    fn init(&mut self, ops: &mut EventOps<'_>) {
+        watch_kicks(&self.kicks, ops);
+        // The host's sockets come and go in an epoll of their own: a reset has no `EventOps` at hand, and
+        // the news of many sockets is one event, answered with one interrupt.
+        if let Err(error) = ops.add(Events::with_data(self.muxer.epoll(), HOST, EventSet::IN)) {
+            error!("vsock: watch the host's sockets: {error}; the host will not be served");
+        }
+    }
+
+    fn process(&mut self, events: Events, _ops: &mut EventOps<'_>) {
+        if events.data() == HOST {
+            self.muxer.poll();
+        }
+        self.serve();
+    }
+}
