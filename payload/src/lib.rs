@@ -23,9 +23,15 @@
 #![forbid(unsafe_code)]
 
 pub mod apk;
+mod der;
 pub mod disk;
+mod fields;
+mod hex;
+pub mod idsig;
 pub mod labels;
+pub mod merkle;
 pub mod metadata;
+mod parallel;
 pub mod read_at;
 
 pub use read_at::{ReadAt, Section};

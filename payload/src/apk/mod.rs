@@ -1,7 +1,23 @@
 //! Application archives: what is in them, who signed them, and how to make them.
 
+mod algorithm;
 pub mod archive;
 pub mod config;
+mod digest;
+mod lineage;
+pub mod manifest;
+pub mod pack;
+pub mod sign;
+mod signer;
+pub mod signing_block;
+#[cfg(test)]
+pub(crate) mod testing;
+pub mod verify;
 pub mod zip;
 
+pub use algorithm::{ContentDigest, KeyError, SignatureAlgorithm};
 pub use archive::{Apk, ApkError, Compression, Entry};
+pub use lineage::LineageError;
+pub use manifest::{Manifest, ManifestError};
+pub use signer::SignerError;
+pub use verify::{SDK, Scheme, Signature, Signer, VerifyError, verify, verify_signature};

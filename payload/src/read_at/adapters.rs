@@ -2,7 +2,48 @@
 
 use std::io::{self, Read, Seek, SeekFrom};
 
-use super::ReadAt;
+use super::{ReadAt, past_end};
+
+/// Several sources read as one, each after the one before.
+pub(crate) struct Chain<'a> {
+    /// Each source with the position where it ends.
+    parts: Vec<(u64, &'a dyn ReadAt)>,
+}
+
+impl<'a> Chain<'a> {
+    /// # Errors
+    /// When a source does not tell its length, or the sum does not fit 64 bits.
+    pub(crate) fn new(sources: &[&'a dyn ReadAt]) -> io::Result<Self> {
+        let mut end = 0u64;
+        let mut parts = Vec::with_capacity(sources.len());
+        for source in sources {
+            end = end.checked_add(source.len()?).ok_or_else(past_end)?;
+            parts.push((end, *source));
+        }
+        Ok(Self { parts })
+    }
+}
+
+impl ReadAt for Chain<'_> {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.parts.last().map_or(0, |(end, _)| *end))
+    }
+
+    fn read_exact_at(&self, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
+        let mut index = self.parts.partition_point(|(end, _)| *end <= offset);
+        while !buffer.is_empty() {
+            let (end, source) = self.parts.get(index).ok_or_else(past_end)?;
+            let start = index.checked_sub(1).map_or(0, |before| self.parts[before].0);
+            let here = usize::try_from(end - offset).unwrap_or(usize::MAX).min(buffer.len());
+            let (head, tail) = buffer.split_at_mut(here);
+            source.read_exact_at(head, offset - start)?;
+            buffer = tail;
+            offset = *end;
+            index += 1;
+        }
+        Ok(())
+    }
+}
 
 /// A `Read + Seek` position over a [`ReadAt`], for parsers that want one.
 #[derive(Clone, Debug)]
@@ -48,6 +89,21 @@ impl<R: ReadAt> Seek for Cursor<R> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_chain_reads_across_its_seams() {
+        let (a, b, c) = (vec![0u8, 1], Vec::new(), vec![2u8, 3, 4]);
+        let chain = Chain::new(&[&a, &b, &c]).unwrap();
+        assert_eq!(ReadAt::len(&chain).unwrap(), 5);
+        for start in 0..5u8 {
+            for len in 0..=5 - start {
+                let mut got = vec![0; usize::from(len)];
+                chain.read_exact_at(&mut got, u64::from(start)).unwrap();
+                assert_eq!(got, (start..start + len).collect::<Vec<_>>());
+            }
+        }
+        assert!(chain.read_exact_at(&mut [0; 2], 4).is_err());
+    }
 
     #[test]
     fn a_cursor_reads_and_seeks() {
