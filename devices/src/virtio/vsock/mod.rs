@@ -50,8 +50,11 @@ const QUEUE_SIZES: [u16; 3] = [256, 256, 16];
 const F_STREAM: u64 = 1 << 0;
 /// Connections there may be at a time.
 const DEFAULT_LIMIT: usize = 1024;
-/// Chains that one call from the event loop serves.
-const BUDGET: usize = 512;
+/// One call from the event loop serves at most this many rounds; each takes and sends at most so many chains,
+/// then tells the guest. So neither queue waits long for the other, nor other devices for this one.
+const ROUNDS: usize = 4;
+const TX_ROUND: usize = 16;
+const RX_ROUND: usize = 64;
 /// Data of the event of the host's sockets; a kick's is its queue.
 const HOST: u32 = u32::MAX;
 
@@ -163,35 +166,27 @@ impl Vsock {
 }
 
 impl Active {
-    /// Serves both queues within a budget; false when there is more to do.
+    /// Serves both queues for some rounds; false when there is more to do.
     fn serve(&mut self, muxer: &mut Muxer) -> Result<bool, QueueError> {
-        let mut budget = BUDGET;
-        let (mut sent, mut received) = (0, 0);
-        let done = loop {
-            let before = budget;
-            let drained = self.drain(muxer, &mut budget)?;
-            received += before - budget;
-            let before = budget;
-            let filled = self.fill(muxer, &mut budget)?;
-            sent += before - budget;
-            match filled {
-                _ if budget == 0 => break false,
-                Filled::More => break false,
-                // What waited for the guest to take its resets need not wait any more.
-                _ if !drained && !muxer.is_clogged() => {}
-                Filled::All | Filled::Starved => break true,
+        for _ in 0..ROUNDS {
+            let (mut taken, mut sent) = (TX_ROUND, RX_ROUND);
+            let drained = self.drain(muxer, &mut taken)?;
+            let filled = self.fill(muxer, &mut sent)?;
+            if sent < RX_ROUND {
+                self.rx.notify()?;
             }
-        };
-        if sent > 0 {
-            self.rx.notify()?;
+            if taken < TX_ROUND {
+                self.tx.notify()?;
+            }
+            // A clogged tx queue goes on when the guest has taken its resets: it kicks for new rx buffers.
+            if (drained || muxer.is_clogged()) && filled != Filled::More {
+                return Ok(true);
+            }
         }
-        if received > 0 {
-            self.tx.notify()?;
-        }
-        Ok(done)
+        Ok(false)
     }
 
-    /// Takes packets of the guest; false when some may be left.
+    /// Takes packets of the guest, each at the cost of one of `budget`; false when some may be left.
     fn drain(&mut self, muxer: &mut Muxer, budget: &mut usize) -> Result<bool, QueueError> {
         self.tx.disable_kicks()?;
         while *budget > 0 && !muxer.is_clogged() {

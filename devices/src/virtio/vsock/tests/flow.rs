@@ -7,7 +7,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use proptest::prelude::*;
 
 use super::driver::{Guest, Socket, packet, pattern, read_now};
-use crate::virtio::vsock::packet::{op, shutdown};
+use crate::virtio::VirtioDevice;
+use crate::virtio::vsock::packet::{Header, op, shutdown};
 
 /// A guest, a socket of it, and the host's end.
 fn connected() -> (Guest, Socket, UnixStream) {
@@ -369,6 +370,28 @@ fn one_interrupt_for_a_batch() {
     let mut received = Vec::new();
     read_now(&mut host, &mut received);
     assert_eq!(received, b"abc".repeat(10));
+}
+
+#[test]
+fn one_kick_is_enough_for_a_full_queue() {
+    for event_idx in [false, true] {
+        let (mut guest, mut socket, mut host) = connected_with(|guest| {
+            guest.event_idx = event_idx;
+            // A header and its payload in one descriptor: 250 packets fit the ring.
+            guest.tx_cuts = vec![1 << 20];
+        });
+        // The kick of each packet but the last is taken back.
+        for at in 0..150u8 {
+            let header = Header { len: 1.into(), ..socket.header(op::RW) };
+            guest.send_later(&header, &[at]);
+            let _ = guest.device.lock().unwrap().kicks()[1].read();
+        }
+        guest.kick(1);
+        guest.step();
+        let mut received = Vec::new();
+        assert!(!read_now(&mut host, &mut received));
+        assert_eq!(received, (0..150).collect::<Vec<u8>>());
+    }
 }
 
 #[test]
