@@ -12,7 +12,7 @@ use virtio_bindings::virtio_ring::{VRING_AVAIL_F_NO_INTERRUPT, VRING_USED_F_NO_N
 use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{Error as RingError, Queue, QueueT};
 use vm_memory::{
-    Bytes, GuestAddress, GuestMemory, GuestMemoryBackend, GuestMemoryMmap, Permissions, VolatileSlice,
+    Address, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, VolatileSlice,
 };
 
 use super::chain::{Buffer, Chain};
@@ -161,12 +161,10 @@ impl Ring {
             if chain.count() >= usize::from(self.longest) {
                 return Err(broken());
             }
-            let writable = descriptor.is_write_only();
-            let access = if writable { Permissions::Write } else { Permissions::Read };
-            if len == 0 || !GuestMemory::check_range(memory, addr, len as usize, access) {
+            if len == 0 || !is_memory(memory, addr, len) {
                 return Err(QueueError::Buffer { addr: addr.0, len: u64::from(len) });
             }
-            chain.push(Buffer { addr, len }, writable)?;
+            chain.push(Buffer { addr, len }, descriptor.is_write_only())?;
             if !descriptor.has_next() {
                 return Ok(());
             }
@@ -221,6 +219,14 @@ impl Ring {
         fence(Ordering::SeqCst);
         self.look(areas)
     }
+}
+
+/// Whether a buffer lies in guest memory: nearly always in one region, which is quickly seen.
+fn is_memory(memory: &GuestMemoryMmap, addr: GuestAddress, len: u32) -> bool {
+    memory.find_region(addr).is_some_and(|region| {
+        let left = region.len() - addr.unchecked_offset_from(region.start_addr());
+        left >= u64::from(len) || GuestMemoryBackend::check_range(memory, addr, len as usize)
+    })
 }
 
 fn flag(bits: u32) -> u16 {

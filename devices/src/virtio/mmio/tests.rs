@@ -194,6 +194,10 @@ fn v1_2_3_1_1_status_bits_are_accepted_in_their_turn_only() {
     assert_eq!(status(&driver), 3, "bits that a driver does not have");
     driver.write(VIRTIO_MMIO_STATUS, 1);
     assert_eq!(status(&driver), 3, "a bit cannot be cleared (2.1.1)");
+    driver.write(VIRTIO_MMIO_DRIVER_FEATURES_SEL, 1);
+    driver.write(VIRTIO_MMIO_DRIVER_FEATURES, 1);
+    driver.write(VIRTIO_MMIO_STATUS, 8 | 2);
+    assert_eq!(status(&driver), 3, "nor left out while another is added");
     driver.write(VIRTIO_MMIO_STATUS, 128 | 3);
     assert_eq!(status(&driver), 131);
 }
@@ -255,6 +259,10 @@ fn v1_2_3_1_1_queues_are_set_up_between_features_ok_and_driver_ok() {
     driver.start(0);
     let before = (16, driver.queue(1).descriptor_area());
     assert_eq!(move_queue(&driver), Some(before), "too late");
+    driver.negotiate(0);
+    driver.set_up_queue(0);
+    driver.write(VIRTIO_MMIO_STATUS, 15);
+    assert_eq!(move_queue(&driver), None, "too late for a queue that was not enabled");
     driver.negotiate(0);
     driver.set_up_queue(1);
     assert_eq!(move_queue(&driver), Some(before), "a queue that is ready stays where it is");
