@@ -1,1 +1,34 @@
-//! Monitor.
+//! A virtual machine monitor for payloads, and for plain kernels.
+//!
+//! ```text
+//!   config (JSON) ──> prepare ──> VmSpec (every file open) ──> builder ──> Vm, paused ──> run ──> Outcome
+//!                        │                                        │                        │
+//!                     payload: plan of the disk                 boot, devices            vcpu threads, event loop
+//! ```
+//!
+//! To embed it: read a configuration with [`config`], open its files with [`prepare`], build the VM with
+//! [`builder::build`], run it with [`Vm::run`]. The process gets a handler for SIGRTMIN, which interrupts vCPUs.
+
+pub mod arch;
+pub mod attach;
+pub mod builder;
+pub mod cli;
+pub mod config;
+pub mod disks;
+pub mod event_loop;
+pub mod exit;
+pub mod guest;
+pub mod host;
+pub mod library;
+mod logger;
+pub mod memory;
+pub mod os;
+pub mod output;
+mod outputs;
+pub mod prepare;
+mod report;
+mod software;
+pub mod vcpu;
+pub mod vm;
+
+pub use vm::Vm;

@@ -1,0 +1,33 @@
+//! x86-64: what a vCPU must be told before it runs, and where devices answer.
+
+mod cpuid;
+mod interrupts;
+mod probe;
+mod registers;
+
+pub use cpuid::CpuTemplate;
+pub use interrupts::create_interrupt_controller;
+pub use probe::{is_software_host, kvm_modules_are_real, probe_kernel_mode};
+pub use registers::{configure_vcpu, instruction_pointer};
+
+/// Where virtio-mmio devices answer.
+pub mod slots {
+    pub use boot::layout::{
+        VIRTIO_GSI_FIRST as FIRST_GSI, VIRTIO_GSI_LAST as LAST_GSI, VIRTIO_MMIO_BASE as BASE,
+        VIRTIO_MMIO_STRIDE as STRIDE,
+    };
+    /// Bytes of registers and configuration space of one device.
+    pub const SIZE: u64 = 0x200;
+}
+
+/// Port ranges of the platform's devices: first port, number of ports.
+pub mod ports {
+    /// ttyS0, the console.
+    pub const COM1: (u64, u64) = (0x3f8, 8);
+    /// Interrupt line of COM1.
+    pub const COM1_GSI: u32 = 4;
+    /// Keyboard controller: here for its reset line only.
+    pub const I8042: (u64, u64) = (0x60, 5);
+    /// Real-time clock.
+    pub const CMOS: (u64, u64) = (0x70, 2);
+}

@@ -1,0 +1,111 @@
+//! A virtio device meets the VM: an MMIO slot, an interrupt line, an ioeventfd per queue.
+//!
+//! A device's slot is its own, whatever else is attached: adding a disk moves nothing.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use boot::Cmdline;
+use devices::bus::{Bus, BusError};
+use devices::virtio::{MmioTransport, VirtioDevice};
+use kvm_ioctls::{IoEventAddress, VmFd};
+use vm_memory::GuestMemoryMmap;
+
+use crate::arch::slots;
+
+/// Offset of the QueueNotify register (virtio 1.2, 4.2.2).
+const QUEUE_NOTIFY: u64 = 0x50;
+
+/// The slot of each device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Slot {
+    /// The entropy device.
+    Rng,
+    /// The socket device.
+    Vsock,
+    /// The n-th disk.
+    Disk(u8),
+}
+
+/// How many disks have a slot.
+pub const MAX_DISKS: usize = 12;
+
+impl Slot {
+    fn index(self) -> u8 {
+        match self {
+            Self::Rng => 0,
+            Self::Vsock => 1,
+            // 2 to 5 are for devices to come.
+            Self::Disk(n) => 6 + n,
+        }
+    }
+
+    /// First address.
+    pub fn base(self) -> u64 {
+        slots::BASE + u64::from(self.index()) * slots::STRIDE
+    }
+
+    /// Interrupt line.
+    pub fn gsi(self) -> u32 {
+        slots::FIRST_GSI + u32::from(self.index())
+    }
+}
+
+/// Why a device could not be attached.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// No file descriptor left, or no memory.
+    #[error("make the transport")]
+    Transport(#[source] std::io::Error),
+    /// The slot is taken.
+    #[error("place the device on the bus")]
+    Bus(#[from] BusError),
+    /// KVM refused.
+    #[error("{0}")]
+    Kvm(&'static str, #[source] kvm_ioctls::Error),
+    /// The kernel command line has no room left.
+    #[error("announce the device on the kernel command line")]
+    Cmdline(#[from] boot::CmdlineError),
+}
+
+/// Announces the device of `slot` on the kernel's command line.
+///
+/// # Errors
+/// When the line is full.
+pub fn announce(cmdline: &mut Cmdline, slot: Slot) -> Result<(), AttachError> {
+    cmdline.virtio_mmio(slots::SIZE, slot.base(), slot.gsi())?;
+    Ok(())
+}
+
+/// Puts `device` into `slot` of the running platform.
+///
+/// # Errors
+/// When KVM or the host has no room for it.
+pub fn attach<D: VirtioDevice + 'static>(
+    vm: &VmFd,
+    mmio: &mut Bus,
+    memory: &GuestMemoryMmap,
+    slot: Slot,
+    device: &Arc<Mutex<D>>,
+) -> Result<(), AttachError> {
+    let transport = MmioTransport::new(memory.clone(), device.clone()).map_err(AttachError::Transport)?;
+    vm.register_irqfd(transport.interrupt().line(), slot.gsi())
+        .map_err(|e| AttachError::Kvm("KVM_IRQFD", e))?;
+    let notify = IoEventAddress::Mmio(slot.base() + QUEUE_NOTIFY);
+    for (queue, kick) in (0_u32..).zip(device.lock().unwrap_or_else(PoisonError::into_inner).kicks()) {
+        vm.register_ioevent(kick, &notify, queue).map_err(|e| AttachError::Kvm("KVM_IOEVENTFD", e))?;
+    }
+    Ok(mmio.insert(slot.base(), slots::SIZE, transport)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_slot_has_an_interrupt_line_of_the_ioapic() {
+        let last = Slot::Disk(u8::try_from(MAX_DISKS).unwrap() - 1);
+        assert!(last.gsi() < 24, "the IOAPIC has 24 lines, {} is not one", last.gsi());
+        assert_eq!(Slot::Rng.base(), slots::BASE);
+        assert_eq!(Slot::Disk(1).base() - Slot::Disk(0).base(), slots::STRIDE);
+    }
+}

@@ -1,0 +1,255 @@
+//! From a [`VmSpec`] to a [`Vm`] that is ready to run: one flat recipe, in the order that KVM wants.
+
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use boot::{BootSpec, Cmdline};
+use devices::virtio::blk::Block;
+use devices::virtio::rng::Rng;
+use devices::virtio::vsock::{Vsock, VsockConfig, VsockError};
+use devices::{Bus, Cmos, I8042, SerialPort};
+use guest_api::ports::report_port;
+use kvm_ioctls::{Kvm, VmFd};
+use vm_memory::GuestMemoryMmap;
+
+use crate::arch::{self, CpuTemplate, ports};
+use crate::attach::{AttachError, MAX_DISKS, Slot, announce, attach};
+use crate::disks::OpenDisk;
+use crate::event_loop::{PayloadWatch, Subscriber};
+use crate::exit::StopSlot;
+use crate::guest::Door;
+use crate::memory::{self, MemoryError};
+use crate::output::Output;
+use crate::vcpu::VcpuContext;
+use crate::vm::Vm;
+
+/// Everything a VM is made of, all files open.
+pub struct VmSpec {
+    /// The kernel.
+    pub kernel: OpenFile,
+    /// Initial RAM file systems, concatenated for the guest.
+    pub initrds: Vec<OpenFile>,
+    /// The kernel's command line, without the devices.
+    pub params: String,
+    /// Memory in bytes.
+    pub memory: u64,
+    /// Number of vCPUs.
+    pub vcpus: u8,
+    /// Disks, in the order in which the guest sees them.
+    pub disks: Vec<OpenDisk>,
+    /// The socket device.
+    pub vsock: Option<VsockConfig>,
+    /// How long the payload has to start; none for a VM without one. Needs `vsock`.
+    pub payload_timeout: Option<Duration>,
+}
+
+impl VmSpec {
+    /// Bytes of kernel and initrds.
+    fn image_size(&self) -> u64 {
+        let files = std::iter::once(&self.kernel).chain(&self.initrds);
+        files.filter_map(|f| f.file.metadata().ok()).map(|m| m.len()).sum()
+    }
+}
+
+/// An open file and the path to name it by.
+pub struct OpenFile {
+    /// Where it was found.
+    pub path: PathBuf,
+    /// The file.
+    pub file: File,
+}
+
+impl OpenFile {
+    /// Opens a regular file for reading.
+    ///
+    /// # Errors
+    /// When it cannot be opened or is something else than a file.
+    pub fn open(path: &std::path::Path) -> io::Result<Self> {
+        // Non-blocking, or opening a FIFO would wait for a writer; a regular file does not care.
+        use std::os::unix::fs::OpenOptionsExt;
+        let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        }
+        Ok(Self { path: path.to_path_buf(), file })
+    }
+}
+
+/// Why a VM could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// A KVM call failed.
+    #[error("{0}")]
+    Kvm(&'static str, #[source] kvm_ioctls::Error),
+    /// No guest memory.
+    #[error("guest memory")]
+    Memory(#[from] MemoryError),
+    /// The kernel could not be loaded.
+    #[error("load kernel \"{}\"", path.display())]
+    Boot {
+        /// The kernel.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: boot::LoadError,
+    },
+    /// The command line is not one.
+    #[error("kernel parameters")]
+    Cmdline(#[from] boot::CmdlineError),
+    /// A device could not be made.
+    #[error("make the {0}")]
+    Device(&'static str, #[source] io::Error),
+    /// The socket device could not be made.
+    #[error("make the socket device")]
+    Vsock(#[from] VsockError),
+    /// A device could not be attached.
+    #[error("attach the {0}")]
+    Attach(&'static str, #[source] AttachError),
+    /// A platform device could not be placed.
+    #[error("place the {0}")]
+    Bus(&'static str, #[source] devices::bus::BusError),
+    /// More disks than there are slots.
+    #[error("{0} disks, expected at most {MAX_DISKS}")]
+    TooManyDisks(usize),
+}
+
+/// The ports every VM has.
+struct Platform {
+    ports: Bus,
+    reset: vmm_sys_util::eventfd::EventFd,
+    serial: Arc<SerialPort>,
+}
+
+/// Builds the VM, whose console and payload log go to `output`; it is paused.
+///
+/// # Errors
+/// When KVM, the kernel image or the host's resources do not allow it.
+pub fn build(kvm: &Kvm, spec: VmSpec, output: Output) -> Result<Vm, BuildError> {
+    let vm = kvm.create_vm().map_err(|e| BuildError::Kvm("KVM_CREATE_VM", e))?;
+    // Memory slots first: one that is set after interrupt controllers or eventfds waits milliseconds.
+    let memory = memory::allocate(&boot::memory_regions(spec.memory), spec.image_size())?;
+    memory::register(&vm, &memory)?;
+    arch::create_interrupt_controller(&vm).map_err(|e| BuildError::Kvm("KVM_CREATE_IRQCHIP", e))?;
+
+    let state = load_kernel(&memory, &spec)?;
+    let cpu =
+        CpuTemplate::new(kvm, &vm, spec.vcpus).map_err(|e| BuildError::Kvm("KVM_GET_SUPPORTED_CPUID", e))?;
+    let vcpus = (0..spec.vcpus)
+        .map(|id| {
+            let vcpu = vm.create_vcpu(u64::from(id)).map_err(|e| BuildError::Kvm("KVM_CREATE_VCPU", e))?;
+            arch::configure_vcpu(&vcpu, id, &cpu, (id == 0).then_some(&state))
+                .map_err(|(what, e)| BuildError::Kvm(what, e))?;
+            Ok(vcpu)
+        })
+        .collect::<Result<Vec<_>, BuildError>>()?;
+
+    let platform = platform(&vm, output.clone())?;
+    let mut machine =
+        Machine { vm: &vm, memory: &memory, mmio: Bus::new(), devices: vec![platform.serial.clone()] };
+    let watch = machine.add_virtio(spec.disks, spec.vsock, spec.payload_timeout)?;
+    let Machine { mmio, devices, .. } = machine;
+
+    let stop = StopSlot::new().map_err(|e| BuildError::Device("stop event", e))?;
+    let context = VcpuContext { ports: platform.ports, mmio, stop, stopping: AtomicBool::new(false) };
+    Ok(Vm {
+        vcpus,
+        _fd: vm,
+        devices,
+        context: Arc::new(context),
+        reset: Some(platform.reset),
+        serial: platform.serial,
+        output,
+        watch,
+        memory,
+    })
+}
+
+fn load_kernel(memory: &GuestMemoryMmap, spec: &VmSpec) -> Result<boot::BootState, BuildError> {
+    if spec.disks.len() > MAX_DISKS {
+        return Err(BuildError::TooManyDisks(spec.disks.len()));
+    }
+    let mut cmdline = Cmdline::new(boot::layout::CMDLINE_MAX);
+    cmdline.append(&spec.params)?;
+    let disks = (0..).take(spec.disks.len()).map(Slot::Disk);
+    let vsock = spec.vsock.iter().map(|_| Slot::Vsock);
+    for slot in disks.chain(vsock).chain([Slot::Rng]) {
+        announce(&mut cmdline, slot).map_err(|e| BuildError::Attach("device", e))?;
+    }
+    let initrds: Vec<&File> = spec.initrds.iter().map(|i| &i.file).collect();
+    let boot_spec = BootSpec {
+        kernel: &spec.kernel.file,
+        initrds: &initrds,
+        cmdline: cmdline.as_str(),
+        vcpus: spec.vcpus,
+    };
+    boot::load(memory, &boot_spec)
+        .map_err(|source| BuildError::Boot { path: spec.kernel.path.clone(), source })
+}
+
+fn platform(vm: &VmFd, output: Output) -> Result<Platform, BuildError> {
+    let (serial, interrupt) =
+        SerialPort::new(Box::new(output)).map_err(|e| BuildError::Device("serial port", e))?;
+    vm.register_irqfd(&interrupt, ports::COM1_GSI).map_err(|e| BuildError::Kvm("KVM_IRQFD", e))?;
+    let i8042 = I8042::new().map_err(|e| BuildError::Device("reset controller", e))?;
+    let reset = i8042.reset().try_clone().map_err(|e| BuildError::Device("reset controller", e))?;
+    let mut bus = Bus::new();
+    let mut insert =
+        |what, (base, len), device| bus.insert(base, len, device).map_err(|e| BuildError::Bus(what, e));
+    insert("serial port", ports::COM1, serial.clone())?;
+    insert("reset controller", ports::I8042, Arc::new(i8042))?;
+    insert("clock", ports::CMOS, Arc::new(Cmos::new()))?;
+    Ok(Platform { ports: bus, reset, serial })
+}
+
+struct Machine<'a> {
+    vm: &'a VmFd,
+    memory: &'a GuestMemoryMmap,
+    mmio: Bus,
+    devices: Vec<Subscriber>,
+}
+
+impl Machine<'_> {
+    fn add<D>(&mut self, what: &'static str, slot: Slot, device: D) -> Result<(), BuildError>
+    where
+        D: devices::virtio::VirtioDevice + event_manager::MutEventSubscriber + 'static,
+    {
+        let device = Arc::new(Mutex::new(device));
+        attach(self.vm, &mut self.mmio, self.memory, slot, &device)
+            .map_err(|e| BuildError::Attach(what, e))?;
+        self.devices.push(device);
+        Ok(())
+    }
+
+    fn add_virtio(
+        &mut self,
+        disks: Vec<OpenDisk>,
+        vsock: Option<VsockConfig>,
+        payload_timeout: Option<Duration>,
+    ) -> Result<Option<PayloadWatch>, BuildError> {
+        for (n, disk) in (0..).zip(disks) {
+            let block =
+                Block::new(disk.disk, &disk.id, disk.read_only).map_err(|e| BuildError::Device("disk", e))?;
+            self.add("disk", Slot::Disk(n), block)?;
+        }
+        let rng = Rng::new().map_err(|e| BuildError::Device("entropy device", e))?;
+        self.add("entropy device", Slot::Rng, rng)?;
+        let Some(config) = vsock else { return Ok(None) };
+        let port = report_port(u32::try_from(config.guest_cid).unwrap_or(u32::MAX));
+        let mut vsock = Vsock::new(config)?;
+        let watch = match payload_timeout {
+            Some(start_timeout) => {
+                let door = Door::new().map_err(|e| BuildError::Device("payload service", e))?;
+                let knocked = Arc::clone(&door);
+                vsock.claim(port, Box::new(move |source_port| knocked.knock(source_port.0)));
+                Some(PayloadWatch { door, start_timeout })
+            }
+            None => None,
+        };
+        self.add("socket device", Slot::Vsock, vsock)?;
+        Ok(watch)
+    }
+}

@@ -1,0 +1,90 @@
+use std::path::Path;
+
+use super::app::{APP_KEYS, AppConfig, DebugLevel};
+use super::raw::{DiskConfig, PartitionConfig, RAW_KEYS, RawConfig};
+use super::{ConfigError, CpuTopology, Keys, parse};
+
+fn app(text: &str) -> Result<AppConfig, ConfigError> {
+    parse(Path::new("app.json"), text, &APP_KEYS)
+}
+
+fn keys_of(value: &impl serde::Serialize) -> Vec<String> {
+    serde_json::to_value(value).unwrap().as_object().unwrap().keys().cloned().collect()
+}
+
+fn assert_same_keys(value: &impl serde::Serialize, keys: &Keys) {
+    let mut known: Vec<_> = keys.known.iter().map(ToString::to_string).collect();
+    known.sort();
+    let mut have = keys_of(value);
+    have.sort();
+    assert_eq!(have, known);
+}
+
+#[test]
+fn the_known_keys_are_the_fields() {
+    assert_same_keys(&AppConfig::default(), &APP_KEYS);
+    assert_same_keys(&RawConfig::default(), &RAW_KEYS);
+    let disks = RAW_KEYS.nested[0].1;
+    assert_same_keys(&DiskConfig::default(), disks);
+    assert_same_keys(&PartitionConfig::default(), disks.nested[0].1);
+}
+
+#[test]
+fn an_unknown_key_is_told_with_the_nearest_known_one() {
+    let message = app(r#"{"apk": "a.apk", "memroy_mib": 64}"#).unwrap_err().to_string();
+    assert_eq!(message, "app.json: unknown key \"memroy_mib\", did you mean \"memory_mib\"?");
+    let message = app(r#"{"zzzzzzzzzz": 1}"#).unwrap_err().to_string();
+    assert_eq!(message, "app.json: unknown key \"zzzzzzzzzz\"");
+    let raw = parse::<RawConfig>(
+        Path::new("vm.json"),
+        r#"{"disks": [{"partitions": [{"lable": "x"}]}]}"#,
+        &RAW_KEYS,
+    );
+    assert_eq!(
+        raw.unwrap_err().to_string(),
+        "vm.json: unknown key \"disks[0].partitions[0].lable\", did you mean \"label\"?"
+    );
+}
+
+#[test]
+fn keys_of_avf_that_we_lack_are_refused_by_name() {
+    let message =
+        parse::<RawConfig>(Path::new("vm.json"), r#"{"gpu": {}}"#, &RAW_KEYS).unwrap_err().to_string();
+    assert!(message.starts_with("vm.json: \"gpu\" is not supported"), "{message}");
+}
+
+#[test]
+fn syntax_and_type_errors_have_line_and_column() {
+    for text in ["{\n  \"apk\": ,\n}", "{\n\"apk\": \"a\",\n\"memory_mib\": \"x\"}"] {
+        let message = app(text).unwrap_err().to_string();
+        assert!(message.contains("line ") && message.contains("column "), "{message}");
+    }
+}
+
+#[test]
+fn values_out_of_range_name_the_key() {
+    let check = |config: AppConfig| config.check_for_test().unwrap_err().to_string();
+    let base =
+        AppConfig { apk: "a.apk".into(), payload_binary_name: Some("lib.so".into()), ..Default::default() };
+    base.check_for_test().unwrap();
+    let low = check(AppConfig { memory_mib: Some(31), ..base.clone() });
+    assert!(low.contains("\"memory_mib\": 31 MiB, expected 32 to "), "{low}");
+    assert!(check(AppConfig { memory_mib: Some(1 << 40), ..base.clone() }).contains("memory_mib"));
+    assert!(check(AppConfig { config_path: Some("x".into()), ..base.clone() }).contains("config_path"));
+    assert!(
+        check(AppConfig { payload_binary_name: Some("a/b".into()), ..base.clone() })
+            .contains("payload_binary_name")
+    );
+    assert!(check(AppConfig { os_name: Some("../x".into()), ..base.clone() }).contains("os_name"));
+    assert!(check(AppConfig { apk: "".into(), ..base.clone() }).contains("apk"));
+    assert!(check(AppConfig { cpu_topology: CpuTopology::Count(2), ..base }).contains("cpu_topology"));
+}
+
+#[test]
+fn values_are_read() {
+    let config =
+        app(r#"{"apk": "a.apk", "config_path": "c", "debug_level": "full", "cpu_topology": 1}"#).unwrap();
+    assert_eq!(config.debug_level, DebugLevel::Full);
+    assert_eq!(config.cpu_topology, CpuTopology::Count(1));
+    assert_eq!(app(r#"{"cpu_topology": "match_host"}"#).unwrap().cpu_topology, CpuTopology::MatchHost);
+}
