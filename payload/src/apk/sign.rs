@@ -96,6 +96,11 @@ impl SigningKey {
         Ok(pem.as_str().to_owned())
     }
 
+    /// Its SubjectPublicKeyInfo, DER.
+    pub fn public_key(&self) -> &[u8] {
+        &self.public_key
+    }
+
     /// Its certificate, DER: self-signed, and always the same for the key.
     pub fn certificate(&self) -> &[u8] {
         &self.certificate
@@ -107,7 +112,7 @@ impl SigningKey {
         Self { key, public_key, certificate }
     }
 
-    fn sign(&self, message: &[u8]) -> Vec<u8> {
+    pub(super) fn sign(&self, message: &[u8]) -> Vec<u8> {
         sign_der(&self.key, message)
     }
 }
@@ -139,11 +144,18 @@ pub fn sign(
             Scheme::V31 => Err(SignError::Scheme(Scheme::V31)),
         })
         .collect::<Result<Vec<_>, _>>()?;
-    let records: Vec<(u32, &[u8])> = records.iter().map(|(id, value)| (*id, value.as_slice())).collect();
-    let block = signing_block::encode(&records);
+    put_block(&content, entries_end, &records, out)
+}
 
-    let directory_start = entries_end + block.len() as u64;
-    let offset = u32::try_from(directory_start)
+/// Writes the archive of `content` with a signing block of these records behind its entries.
+pub(super) fn put_block(
+    content: &SignedContent<'_>,
+    entries_end: u64,
+    records: &[(u32, Vec<u8>)],
+    out: &mut dyn Write,
+) -> Result<(), SignError> {
+    let block = signing_block::encode(records);
+    let offset = u32::try_from(entries_end + block.len() as u64)
         .ok()
         .filter(|offset| *offset != u32::MAX)
         .ok_or(SignError::TooLarge)?;

@@ -111,7 +111,7 @@ fn record<'a>(fields: &mut Fields<'a>) -> Option<(u32, &'a [u8])> {
 }
 
 /// A block of these records, padded with one more to a multiple of 4 KiB in all.
-pub(super) fn encode(records: &[(u32, &[u8])]) -> Vec<u8> {
+pub(super) fn encode(records: &[(u32, Vec<u8>)]) -> Vec<u8> {
     let mut body = Vec::new();
     let mut push = |id: u32, value: &[u8]| {
         body.extend_from_slice(&(value.len() as u64 + 4).to_le_bytes());
@@ -119,8 +119,8 @@ pub(super) fn encode(records: &[(u32, &[u8])]) -> Vec<u8> {
         body.extend_from_slice(value);
     };
     let mut len: usize = 32 + 12; // sizes and magic, and the padding record's own header
-    for &(id, value) in records {
-        push(id, value);
+    for (id, value) in records {
+        push(*id, value);
         len += 12 + value.len();
     }
     push(PADDING, &vec![0; len.next_multiple_of(4096) - len]);
@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn records_are_found_by_number() {
-        let block = encode(&[(V3, b"three"), (V2, b"")]);
+        let block = encode(&[(V3, b"three".to_vec()), (V2, Vec::new())]);
         assert_eq!(block.len(), 4096);
         let found = read(&[b"entries", &block[..]].concat()).unwrap();
         assert_eq!(found.start, 7);
@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn broken_blocks_are_refused() {
-        let block = encode(&[(V3, b"three")]);
+        let block = encode(&[(V3, b"three".to_vec())]);
         let end = block.len();
         let patched = |at: usize, bytes: &[u8]| {
             let mut block = block.clone();

@@ -24,8 +24,8 @@ use crate::ReadAt;
 /// Android API level that the SDK ranges of signers are checked against.
 pub const SDK: u32 = 35;
 
-/// Signers that v2 allows.
-const MAX_V2_SIGNERS: usize = 10;
+/// Signers that v2 allows, each of which costs a signature check.
+const MAX_SIGNERS: usize = 10;
 /// Attribute of a v2 signer: the number of a better scheme that signed as well.
 pub(super) const STRIPPING_PROTECTION: u32 = 0xbeef_f00d;
 /// Attribute of a v3 signer: the SDK from which v3.1 holds.
@@ -205,9 +205,10 @@ fn verify_v3<'a>(
     let rotated_from = |signer: &VerifiedSigner<'_>| signer.number(ROTATION_MIN_SDK).map_err(&failed);
     if v31.is_none() && signers.iter().all(|signer| !signer.sdk().contains(&sdk)) {
         // Nobody is left for this SDK: a better reason than that is a signer who says where the other one was.
-        for signer in &signers {
-            let verified = signer.verify(Layout::V3).map_err(&failed)?;
-            if rotated_from(&verified)?.is_some_and(|from| from <= sdk) {
+        for signer in signers.iter().take(MAX_SIGNERS) {
+            if let Ok(verified) = signer.verify(Layout::V3)
+                && rotated_from(&verified)?.is_some_and(|from| from <= sdk)
+            {
                 return Err(stripped());
             }
         }
@@ -239,7 +240,7 @@ fn verify_v2(value: &[u8], sdk: u32) -> Result<VerifiedSigner<'_>, VerifyError> 
     let failed = signer_error(Scheme::V2);
     let count = |found| VerifyError::SignerCount { scheme: Scheme::V2, found, sdk };
     let signers = SignerRecord::parse_all(value, Layout::V2).map_err(&failed)?;
-    if signers.len() > MAX_V2_SIGNERS {
+    if signers.len() > MAX_SIGNERS {
         return Err(count(signers.len()));
     }
     let mut verified = Vec::new();
