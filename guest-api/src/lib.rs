@@ -13,9 +13,14 @@
 //! ```
 
 pub mod codes;
+#[cfg(feature = "payload-api")]
+pub mod ffi;
+#[cfg(feature = "guest")]
+pub mod manager;
 pub mod paths;
 pub mod ports;
 pub mod report;
+pub mod requests;
 pub mod state;
 
 pub use codes::{DeathReason, ErrorCode, UnknownCode};
