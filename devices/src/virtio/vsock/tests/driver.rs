@@ -131,7 +131,10 @@ pub struct Guest {
     pub tx_cuts: Vec<usize>,
     /// How many rx buffers to offer.
     pub rx_buffers: u16,
+    /// Each so-many-th rx buffer has room for a header only; 0 for none.
+    pub rx_runts: usize,
     pub event_idx: bool,
+    rx_offered: usize,
     rx_free: Vec<u64>,
     rx_slots: Vec<u64>,
     tx_slot: u64,
@@ -165,7 +168,9 @@ impl Guest {
             rx_shape: vec![4096],
             tx_cuts: vec![size_of::<Header>(), 1 << 20],
             rx_buffers: 64,
+            rx_runts: 0,
             event_idx: false,
+            rx_offered: 0,
             rx_free: Vec::new(),
             rx_slots: vec![0; RING_SIZE.into()],
             tx_slot: 0,
@@ -221,7 +226,7 @@ impl Guest {
             let base = self.rx_free.pop().unwrap();
             // A gap between the parts, so that none is a continuation of the one before by chance.
             let mut addr = base;
-            let parts: Vec<_> = self
+            let mut parts: Vec<_> = self
                 .rx_shape
                 .iter()
                 .map(|len| {
@@ -230,6 +235,10 @@ impl Guest {
                     part
                 })
                 .collect();
+            self.rx_offered += 1;
+            if self.rx_runts > 0 && self.rx_offered.is_multiple_of(self.rx_runts) {
+                parts = vec![(base, 44)];
+            }
             let Some(head) = self.rx.offer(&self.mem, &parts, true) else {
                 self.rx_free.push(base);
                 break;

@@ -153,6 +153,16 @@ fn scattered_buffers_on_both_sides() {
 }
 
 #[test]
+fn rx_buffers_for_a_header_alone_are_passed_over() {
+    for runts in 2..6 {
+        let (mut guest, mut socket, mut host) = connected_with(|guest| guest.rx_runts = runts);
+        let data = pattern(1 << 20);
+        host_sends(&mut guest, &mut socket, &mut host, &data);
+        assert!(socket.received == data);
+    }
+}
+
+#[test]
 fn the_guest_ends_its_direction_first() {
     let (mut guest, mut socket, mut host) = connected();
     socket.send(&mut guest, b"question", 100);
@@ -229,6 +239,31 @@ fn a_host_that_stops_reading_tells_the_guest() {
         assert_eq!(socket.send(&mut guest, &[0; 65536], 65536), 65536);
     }
     assert!(!socket.reset);
+}
+
+#[test]
+fn a_guest_that_sends_no_more_hears_of_the_end_once() {
+    let (mut guest, mut socket, mut host) = connected();
+    (socket.buf_alloc, socket.reading) = (4, false);
+    let header = socket.header(op::CREDIT_UPDATE);
+    guest.send(&header, &[]);
+    socket.shutdown(&mut guest, shutdown::SEND);
+    host.write_all(b"1234more").unwrap();
+    drop(host);
+    guest.step();
+    let ops: Vec<u16> = guest.inbox.iter().map(|(header, _)| header.op.get()).collect();
+    assert_eq!(ops, [op::RW, op::CREDIT_REQUEST], "the end comes after the data");
+    socket.absorb(&mut guest);
+    socket.read_all(&mut guest);
+    guest.step();
+    let ops: Vec<u16> = guest.inbox.iter().map(|(header, _)| header.op.get()).collect();
+    assert_eq!(ops, [op::RW, op::CREDIT_REQUEST]);
+    socket.absorb(&mut guest);
+    socket.read_all(&mut guest);
+    guest.step();
+    let (end, _) = guest.receive();
+    assert_eq!((end.op.get(), end.flags.get()), (op::SHUTDOWN, shutdown::BOTH));
+    assert_eq!(socket.received, b"1234more");
 }
 
 #[test]

@@ -174,6 +174,25 @@ fn a_flood_of_requests_without_rx_buffers_waits() {
 }
 
 #[test]
+fn a_late_reset_never_meets_the_next_connection() {
+    let mut guest = Guest::new();
+    let _service = UnixListener::bind(guest.service_path(7)).unwrap();
+    for (next, answers) in [(op::RST, vec![]), (op::REQUEST, vec![op::RESPONSE])] {
+        guest.reset();
+        guest.rx_buffers = 0;
+        guest.activate();
+        guest.send(&packet(KEY, op::RW), &[]);
+        assert_eq!(guest.census()[2], 1, "an unsent reset");
+        guest.send(&packet(KEY, next), &[]);
+        guest.rx_buffers = 64;
+        guest.post_rx();
+        guest.step();
+        let ops: Vec<u16> = guest.inbox.iter().map(|(header, _)| header.op.get()).collect();
+        assert_eq!(ops, answers);
+    }
+}
+
+#[test]
 fn opening_and_resetting_without_rx_buffers_stores_nothing() {
     let mut guest = Guest::new();
     let _service = UnixListener::bind(guest.service_path(7)).unwrap();

@@ -282,7 +282,27 @@ fn thousands_of_connections_come_and_go() {
 }
 
 #[test]
-fn a_thousand_connections_at_once() {
+fn windows_come_back_with_their_connections() {
+    let mut guest = Guest::new();
+    let service = UnixListener::bind(guest.service_path(7)).unwrap();
+    let wide = guest.connect(999, 7).peer_alloc;
+    let _first = service.accept().unwrap();
+    // More than may be wide at a time; each leaves a rest behind for a while.
+    for i in 0..80 {
+        let mut socket = guest.connect(1000 + i, 7);
+        let mut host = service.accept().unwrap().0;
+        assert_eq!(socket.peer_alloc, wide, "connection {i}");
+        socket.send(&mut guest, &[0; 600_000], 65536);
+        socket.shutdown(&mut guest, shutdown::BOTH);
+        assert_eq!(guest.census()[0], 2, "the rest keeps a slot");
+        while !read_now(&mut host, &mut Vec::new()) {
+            guest.step();
+        }
+    }
+}
+
+#[test]
+fn hundreds_of_connections_at_once() {
     let mut guest = Guest::new();
     let (mut sockets, mut hosts) = (Vec::new(), Vec::new());
     let service = UnixListener::bind(guest.service_path(7)).unwrap();
