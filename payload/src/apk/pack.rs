@@ -1,6 +1,6 @@
 //! Making archives: equal inputs give equal bytes.
 
-use std::io::{self, Seek, Write};
+use std::io::{Seek, Write};
 
 use ::zip::result::ZipError;
 use ::zip::write::SimpleFileOptions;
@@ -8,7 +8,7 @@ use ::zip::{CompressionMethod, DateTime, ZipWriter};
 
 use super::manifest::{self, Manifest, ManifestError};
 use crate::ReadAt;
-use crate::read_at::adapters::Cursor;
+use crate::read_at::adapters::copy;
 
 /// Libraries begin at a multiple of this many bytes, so that they can be mapped from the archive.
 const PAGE: u16 = 4096;
@@ -72,9 +72,8 @@ impl<W: Write + Seek> Packer<W> {
             .with_android_alignment(align);
         self.writer
             .start_file(name, options)
-            .and_then(|()| Ok(io::copy(&mut Cursor::new(source)?, &mut self.writer)?))
-            .map_err(|source| PackError::Entry { name: name.into(), source })?;
-        Ok(())
+            .and_then(|()| Ok(copy(source, &mut self.writer)?))
+            .map_err(|source| PackError::Entry { name: name.into(), source })
     }
 
     /// Writes the central directory and gives the output back; sign it next ([`super::sign`]).

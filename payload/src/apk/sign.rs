@@ -2,7 +2,7 @@
 //!
 //! Everything is deterministic: one key has one certificate and gives one archive one signature.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 
 use p256::ecdsa::signature::Signer as _;
 use p256::elliptic_curve::Generate as _;
@@ -17,7 +17,7 @@ use super::zip::{END_RECORD_OFFSET_FIELD, ZipError, ZipSections};
 use crate::ReadAt;
 use crate::der::{element, tag};
 use crate::fields::{prefixed, sequence};
-use crate::read_at::adapters::Cursor;
+use crate::read_at::adapters::copy;
 
 /// First SDK that reads v3.
 const MIN_SDK: u32 = 28;
@@ -160,20 +160,14 @@ pub(super) fn put_block(
         .filter(|offset| *offset != u32::MAX)
         .ok_or(SignError::TooLarge)?;
     let [entries, directory, end_record] = content.sections();
-    io::copy(&mut Cursor::new(entries)?, out)?;
+    copy(entries, out)?;
     out.write_all(&block)?;
-    io::copy(&mut Cursor::new(directory)?, out)?;
-    let mut end_record = read_all(end_record)?;
-    end_record[END_RECORD_OFFSET_FIELD..][..4].copy_from_slice(&offset.to_le_bytes());
-    out.write_all(&end_record)?;
+    copy(directory, out)?;
+    let mut patched = Vec::new();
+    copy(end_record, &mut patched)?;
+    patched[END_RECORD_OFFSET_FIELD..][..4].copy_from_slice(&offset.to_le_bytes());
+    out.write_all(&patched)?;
     Ok(())
-}
-
-/// At most 64 KiB: a record and its comment.
-fn read_all(source: &dyn ReadAt) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    Cursor::new(source)?.read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 /// The list of signers of a v3 record: this one.

@@ -1,6 +1,6 @@
 //! Sources made of other sources, for the parsers and hashers of this crate.
 
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 
 use super::{ReadAt, past_end};
 
@@ -86,6 +86,16 @@ impl<R: ReadAt> Seek for Cursor<R> {
     }
 }
 
+/// Bytes copied at a time.
+const COPIED: usize = 1 << 20;
+
+/// Writes all of `source` to `out`.
+pub(crate) fn copy(source: &dyn ReadAt, out: &mut dyn Write) -> io::Result<()> {
+    // `io::copy` moves as much at a time as the reader buffers.
+    let mut reader = BufReader::with_capacity(COPIED, Cursor::new(source)?);
+    io::copy(&mut reader, out).map(drop)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,6 +113,14 @@ mod tests {
             }
         }
         assert!(chain.read_exact_at(&mut [0; 2], 4).is_err());
+    }
+
+    #[test]
+    fn copies_are_whole() {
+        let source: Vec<u8> = (0..COPIED * 2 + 5).map(|i| (i % 251).to_le_bytes()[0]).collect();
+        let mut copied = Vec::new();
+        copy(&source, &mut copied).unwrap();
+        assert!(copied == source);
     }
 
     #[test]
