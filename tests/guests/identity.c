@@ -37,7 +37,7 @@ static void check_status(void) {
         if (!strncmp(line, "NoNewPrivs:", 11))
             check("no new privileges", atoi(line + 11) == 1);
     }
-    check("/proc/self/status", status != NULL);
+    check("/proc/self/status", status && fclose(status) == 0);
 }
 
 static void check_files(void) {
@@ -53,8 +53,14 @@ static void check_files(void) {
     snprintf(path, sizeof path, "%s/assets/outcome", AVmPayload_getApkContentsPath());
     check("APK is readable", opens(path, O_RDONLY));
     check("APK is not writable", !opens(path, O_RDWR));
-    while (fds && (entry = readdir(fds)))
-        extra += atoi(entry->d_name) > 2 && atoi(entry->d_name) != dirfd(fds);
+    while (fds && (entry = readdir(fds))) {
+        char target[256] = {0};
+        if (atoi(entry->d_name) <= 2 || atoi(entry->d_name) == dirfd(fds))
+            continue;
+        extra++;
+        if (readlinkat(dirfd(fds), entry->d_name, target, sizeof target - 1) > 0)
+            printf("descriptor %s: %s\n", entry->d_name, target);
+    }
     check("no descriptor is inherited", fds && extra == 0);
 }
 

@@ -72,11 +72,12 @@ pub struct App {
 }
 
 impl App {
-    /// A VM of 128 MiB for the APK at `apk`.
+    /// A VM of 128 MiB for the APK at `apk`, its console in a file, so that stdout is the payload's log.
     pub fn new(files: &Files, apk: &Path) -> Self {
         let config = json!({ "apk": apk, "config_path": crate::apk::CONFIG, "memory_mib": 128 });
         let os = files.os.display().to_string();
-        Self { place: Place::new(), config, args: vec!["--os-dir".to_owned(), os] }
+        let args = ["--os-dir", &os, "--console", "console"].map(str::to_owned).to_vec();
+        Self { place: Place::new(), config, args }
     }
 
     /// Sets a key of the configuration.
@@ -116,7 +117,9 @@ impl App {
     /// # Panics
     /// When it hangs, or leaves something behind.
     pub fn run(&self) -> Life {
-        let life = Life::of(self.start().wait());
+        let mut life = Life::of(self.start().wait());
+        let console = std::fs::read(self.place.path().join("console")).unwrap_or_default();
+        life.console = String::from_utf8_lossy(&console).into_owned();
         let left: Vec<_> = ["tmp", "run", "home"]
             .iter()
             .flat_map(|dir| std::fs::read_dir(self.place.path().join(dir)).ok()?.next())
@@ -133,6 +136,8 @@ pub struct Life {
     pub ended: Ended,
     /// The events that it reported (`--json`), in order.
     pub events: Vec<Value>,
+    /// What the guest's kernel and PID 1 printed.
+    pub console: String,
 }
 
 impl Life {
@@ -140,7 +145,7 @@ impl Life {
     pub fn of(ended: Ended) -> Self {
         let lines = ended.stderr.lines().filter(|line| line.starts_with('{'));
         let events = lines.filter_map(|line| serde_json::from_str(line).ok()).collect();
-        Self { ended, events }
+        Self { ended, events, console: String::new() }
     }
 
     /// The names of the events, in order.

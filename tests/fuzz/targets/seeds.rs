@@ -1,0 +1,183 @@
+#![no_main]
+//! No target: writes a few small inputs for each of them into `$KAPSEL_SEEDS/<target>`, so that the fuzzer begins behind the magic
+//! numbers. It is a fuzz target all the same, since instrumented code links with nothing else: run it with `-runs=0`.
+
+use std::io;
+use std::path::Path;
+
+use fuzz::archive::{SIGNED, pairs};
+use fuzz::driver::{AVAILABLE, IMAGE, QUEUE};
+use guest_api::ErrorCode;
+use guest_api::report::{Command, Message, Report};
+use libfuzzer_sys::fuzz_target;
+use payload::idsig::Idsig;
+use payload::metadata::{self, ApexPayload, Metadata};
+
+fuzz_target!(
+    init: { write_seeds().expect("write seeds"); },
+    |_data: &[u8]| {}
+);
+
+fn write_seeds() -> io::Result<()> {
+    let directory =
+        std::env::var_os("KAPSEL_SEEDS").ok_or_else(|| io::Error::other("KAPSEL_SEEDS is not set"))?;
+    let write = |target: &str, inputs: &[Vec<u8>]| -> io::Result<()> {
+        let directory = Path::new(&directory).join(target);
+        std::fs::create_dir_all(&directory)?;
+        inputs
+            .iter()
+            .enumerate()
+            .try_for_each(|(n, input)| std::fs::write(directory.join(n.to_string()), input))
+    };
+    write("apk", &[SIGNED.clone()])?;
+    write("signing_block", &[pairs()])?;
+    let idsig = |salt: &[u8]| {
+        let (idsig, tree) = Idsig::create(&*SIGNED, salt).expect("a signed archive");
+        idsig.to_bytes(&tree)
+    };
+    write("idsig", &[idsig(&[]), idsig(b"salt")])?;
+    write("manifest", &[manifest()])?;
+    write("metadata", &metadata_inputs())?;
+    write("payload_config", &configs())?;
+    write("report", &frames())?;
+    write("boot_elf", &[kernel(1), kernel(3)])?;
+    write("virtio_blk", &[block_request(0), block_request(1), block_request(4), block_request(8)])?;
+    write("virtio_vsock", &[vsock_connection()])
+}
+
+fn manifest() -> Vec<u8> {
+    let apk = payload::apk::Apk::open(SIGNED.clone()).expect("an archive");
+    apk.read(payload::apk::manifest::PATH, 1 << 16).expect("a manifest")
+}
+
+fn metadata_inputs() -> Vec<Vec<u8>> {
+    let apex =
+        ApexPayload { name: "a".into(), partition_name: "microdroid-apex-0".into(), ..Default::default() };
+    [Vec::new(), vec![apex]]
+        .map(|apexes| metadata::encode(&Metadata::for_apk(apexes, metadata::config_path("assets/c.json"))))
+        .into()
+}
+
+fn configs() -> Vec<Vec<u8>> {
+    [
+        r#"{"os": {"name": "microdroid"}, "task": {"type": "microdroid_launcher", "command": "a.so", "args": ["x"]}}"#,
+        r#"{"task": {"type": "executable", "command": "bin/a"}, "apexes": [{"name": "a"}], "extra_apks": [{"path": "b"}],
+            "prefer_staged": true, "export_tombstones": false, "enable_authfs": true, "hugepages": true, "tsk": {}}"#,
+    ]
+    .map(|text| text.as_bytes().to_vec())
+    .into()
+}
+
+fn frames() -> Vec<Vec<u8>> {
+    let reports = [
+        Report::Started,
+        Report::Ready,
+        Report::Finished { exit_code: -1 },
+        Report::Killed { signal: 11 },
+        Report::Error { code: ErrorCode::PayloadChanged, message: "m".into() },
+    ];
+    let commands = [Command::Ack, Command::Stop { grace_ms: 5 }];
+    let mut inputs = vec![vec![1], vec![3]];
+    reports.iter().for_each(|report| report.encode(&mut inputs[0]));
+    commands.iter().for_each(|command| command.encode(&mut inputs[1]));
+    inputs
+}
+
+/// An ELF with `segments` segments of 16 bytes.
+fn kernel(segments: u16) -> Vec<u8> {
+    let mut file = Vec::from(*b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x3e\0\x01\0\0\0");
+    let mut words = |words: &[u64]| words.iter().for_each(|word| file.extend(word.to_le_bytes()));
+    words(&[0x10_0000, 64, 0]);
+    file.extend([0; 4]);
+    [64, 56, segments, 64, 0, 0].iter().for_each(|half: &u16| file.extend(half.to_le_bytes()));
+    for n in 0..u64::from(segments) {
+        file.extend([1, 0, 0, 0, 7, 0, 0, 0]);
+        let address = 0x10_0000 + n * 0x1000;
+        [0x20, address, address, 16, 0x1000, 1].iter().for_each(|word: &u64| file.extend(word.to_le_bytes()));
+    }
+    file
+}
+
+/// An input for the driver: features, size of 16, an image, and operations.
+struct Input {
+    image: Vec<u8>,
+    operations: Vec<u8>,
+}
+
+impl Input {
+    fn new() -> Self {
+        Self { image: vec![0; IMAGE], operations: Vec::new() }
+    }
+
+    fn put(&mut self, at: u64, bytes: &[u8]) {
+        let at = usize::try_from(at).expect("within the image");
+        self.image[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+
+    /// Descriptor `index` of `queue`; flags: 1 next, 2 write.
+    fn descriptor(&mut self, queue: u64, index: u16, buffer: (u64, u32), flags: u16) {
+        let mut bytes = buffer.0.to_le_bytes().to_vec();
+        bytes.extend(buffer.1.to_le_bytes());
+        bytes.extend(flags.to_le_bytes());
+        bytes.extend((index + 1).to_le_bytes());
+        self.put(queue * QUEUE + u64::from(index) * 16, &bytes);
+    }
+
+    /// Lets entry `n` of the available ring of `queue` name the chain at `head`.
+    fn entry(&mut self, queue: u64, n: u64, head: u16) {
+        self.put(queue * QUEUE + AVAILABLE + 4 + 2 * n, &head.to_le_bytes());
+    }
+
+    fn offer(&mut self, queue: u8) {
+        self.operations.push(2 | queue << 2);
+    }
+
+    fn bytes(self) -> Vec<u8> {
+        [vec![0xfe, 4], self.image, self.operations].concat()
+    }
+}
+
+/// One request of this type: header, data, status.
+fn block_request(kind: u32) -> Vec<u8> {
+    let mut input = Input::new();
+    let mut header = kind.to_le_bytes().to_vec();
+    header.extend([0; 4]);
+    header.extend(0x41_u64.to_le_bytes());
+    input.put(0x800, &header);
+    input.descriptor(0, 0, (0x800, 16), 1);
+    let device_writes = if kind == 0 || kind == 8 { 2 } else { 0 };
+    input.descriptor(0, 1, (0x4000, 512), 1 | device_writes);
+    input.descriptor(0, 2, (0x900, 1), 2);
+    input.entry(0, 0, 0);
+    input.offer(0);
+    input.bytes()
+}
+
+/// A connection to the claimed port, some data, and the end of it.
+fn vsock_connection() -> Vec<u8> {
+    let mut input = Input::new();
+    // Receive buffers, one chain each.
+    for index in 0..8 {
+        input.descriptor(0, index, (0x8000 + u64::from(index) * 0x200, 0x200), 2);
+        input.entry(0, u64::from(index), index);
+    }
+    // REQUEST, RW with 16 bytes, CREDIT_UPDATE, SHUTDOWN: port 2000 of CID 3 to port 1 of CID 2.
+    for (index, (operation, len)) in (0..).zip([(1_u16, 0_u32), (5, 16), (6, 0), (4, 0)]) {
+        let at = 0xc00 + u64::from(index) * 64;
+        let mut header = Vec::new();
+        [3_u64, 2].iter().for_each(|cid| header.extend(cid.to_le_bytes()));
+        [2000_u32, 1, len].iter().for_each(|word| header.extend(word.to_le_bytes()));
+        [1, operation].iter().for_each(|half| header.extend(half.to_le_bytes()));
+        [3_u32, 4096, 0].iter().for_each(|word| header.extend(word.to_le_bytes()));
+        input.put(at, &header);
+        input.descriptor(1, index, (at, 44 + len), 0);
+        input.entry(1, u64::from(index), index);
+    }
+    for _ in 0..8 {
+        input.offer(0);
+    }
+    for _ in 0..4 {
+        input.offer(1);
+    }
+    input.bytes()
+}

@@ -1,0 +1,34 @@
+#![no_main]
+//! A block device under a driver that does what the input says.
+
+use std::fs::File;
+use std::sync::{Arc, LazyLock};
+
+use devices::virtio::Block;
+use devices::virtio::blk::{CompositeDisk, Content, Extent};
+use fuzz::driver::Machine;
+use libfuzzer_sys::fuzz_target;
+
+const PART: u64 = 0x8000;
+
+/// An unlinked file that is the disk's writable part.
+static FILE: LazyLock<Arc<File>> = LazyLock::new(|| {
+    let path = std::env::temp_dir().join(format!("virtio_blk-{}", std::process::id()));
+    let file = File::options().read(true).write(true).create_new(true).open(&path).expect("a file");
+    std::fs::remove_file(path).expect("unlink it");
+    file.set_len(PART).expect("its length");
+    Arc::new(file)
+});
+
+fuzz_target!(|data: &[u8]| {
+    let extent = |n: u64, content| Extent { start: n * PART, len: PART, content };
+    let disk = CompositeDisk::new(vec![
+        extent(0, Content::Bytes(vec![7; 0x8000].into())),
+        extent(1, Content::File { file: Arc::clone(&FILE), offset: 0, writable: true }),
+        extent(2, Content::Zeros),
+    ])
+    .expect("extents in order");
+    let block = Block::new(disk, "fuzz", data.first().is_some_and(|b| b & 1 == 1)).expect("descriptors");
+    Machine::new(block, 1).run(data, || {});
+    assert_eq!(FILE.metadata().expect("a file").len(), PART, "no request changes the disk's length");
+});
