@@ -71,15 +71,13 @@ pub fn run(connect: impl FnOnce() -> io::Result<Host>) -> ! {
     if let Ok(result) = ended {
         let last = match result {
             Ok(report) => report,
-            Err(Failure { code, message }) => {
-                console.say(&format!("{code}: {message}"));
-                Report::Error { code, message }
-            }
+            Err(Failure { code, message }) => Report::Error { code, message },
         };
         console.drain();
         mount::sync();
-        // Stop or not, acknowledged or gone: what follows is the same.
-        _ = host.send_and_wait(&last);
+        if host.send_and_wait(&last).is_err() {
+            console.say(&format!("the host did not hear this: {last:?}"));
+        }
     }
     mount::reset()
 }

@@ -6,6 +6,7 @@
 use std::error::Error;
 use std::fs::File;
 use std::os::fd::{AsRawFd, RawFd};
+use std::path::Path;
 use std::sync::Arc;
 
 use payload::apk::config::{PayloadConfig, Task, TaskType};
@@ -76,10 +77,13 @@ pub struct Verified {
 /// # Errors
 /// [`Failure`] with the code that the host is to be told.
 pub fn verify_payload(partitions: &Partitions, steps: &mut Steps) -> Result<Verified, Failure> {
-    let metadata = read_metadata(partitions)?;
+    let partition = partitions
+        .get_either(METADATA, METADATA_2021_06)
+        .map_err(|error| Failure::new(ErrorCode::PayloadInvalidConfig, "find the metadata", &error))?;
+    let metadata = read_metadata(partition)?;
     steps.done("metadata");
-    let (source, device) = map_apk(partitions)?;
-    steps.done("verity");
+    let (source, device) = map_apk(partitions, steps)?;
+    steps.done("end of the APK");
     verify(&source, SDK).map_err(|error| untrusted("verify the APK", &error))?;
     steps.done("signature");
     let apk = Apk::open(Arc::clone(&source)).map_err(|error| untrusted("open the APK", &error))?;
@@ -88,10 +92,9 @@ pub fn verify_payload(partitions: &Partitions, steps: &mut Steps) -> Result<Veri
     Ok(Verified { source, device, apk, task, warnings })
 }
 
-fn read_metadata(partitions: &Partitions) -> Result<Metadata, Failure> {
+fn read_metadata(path: &Path) -> Result<Metadata, Failure> {
     let failed =
         |error: &dyn Error| Failure::new(ErrorCode::PayloadInvalidConfig, "read the metadata", error);
-    let path = partitions.get_either(METADATA, METADATA_2021_06).map_err(|error| failed(&error))?;
     let partition = File::open(path).map_err(|error| failed(&error))?;
     let mut bytes = vec![0; 4];
     partition.read_exact_at(&mut bytes, 0).map_err(|error| failed(&error))?;
@@ -104,7 +107,7 @@ fn read_metadata(partitions: &Partitions) -> Result<Metadata, Failure> {
 }
 
 /// Puts dm-verity over the APK's partition and cuts off what is behind the archive.
-fn map_apk(partitions: &Partitions) -> Result<(Source, RawFd), Failure> {
+fn map_apk(partitions: &Partitions, steps: &mut Steps) -> Result<(Source, RawFd), Failure> {
     let labelled = |label| partitions.get(label).map_err(|error| untrusted("find the APK", &error));
     let (data, idsig) = (labelled(APK)?, labelled(APK_IDSIG)?);
     let hashes = File::open(idsig).map_err(|error| untrusted("open the idsig", &error))?;
@@ -112,9 +115,11 @@ fn map_apk(partitions: &Partitions) -> Result<(Source, RawFd), Failure> {
     let len =
         File::open(data).and_then(|data| data.len()).map_err(|error| untrusted("open the APK", &error))?;
     check_tree_len(&tree, len)?;
-    let device = verity::map("apk", data, len / verity::BLOCK, &hashes, &tree)
+    steps.done("idsig");
+    let device = verity::map("apk", data, len / verity::BLOCK, (&hashes, &tree), steps)
         .and_then(File::open)
         .map_err(|error| untrusted("map the APK", &error))?;
+    steps.done("verity");
     let len = archive_len(&device, len).map_err(|error| untrusted("find the APK's end", &error))?;
     let fd = device.as_raw_fd();
     let source = Arc::new(Section::new(device, 0, len).map_err(|error| untrusted("read the APK", &error))?);
@@ -181,3 +186,6 @@ fn configured_task<R: ReadAt + Clone>(path: &str, apk: &Apk<R>) -> Result<(Task,
     let warnings = warnings.iter().map(|warning| format!("{inside}: {warning}")).collect();
     Ok((task, warnings))
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,6 +18,7 @@ use payload::idsig::Idsig;
 
 use super::dm::{Target, create_readonly};
 use super::loopback::Loop;
+use super::steps::Steps;
 
 /// Bytes of a data or hash block.
 pub const BLOCK: u64 = 4096;
@@ -28,7 +29,13 @@ const SECTOR: u64 = 512;
 ///
 /// # Errors
 /// Those of the loop device and of device mapper; `InvalidData` for a size that no device has.
-pub fn map(name: &str, data: &Path, blocks: u64, hashes: &File, tree: &Idsig) -> io::Result<PathBuf> {
+pub fn map(
+    name: &str,
+    data: &Path,
+    blocks: u64,
+    (hashes, tree): (&File, &Idsig),
+    steps: &mut Steps,
+) -> io::Result<PathBuf> {
     // Device mapper opens the loop device; that keeps it when this end is closed.
     let (hash_device, _attached) = if tree.tree_len == 0 {
         (data.to_owned(), None)
@@ -36,6 +43,7 @@ pub fn map(name: &str, data: &Path, blocks: u64, hashes: &File, tree: &Idsig) ->
         let attached = Loop::attach(hashes, tree.tree_offset, tree.tree_len)?;
         (attached.node.clone(), Some(attached))
     };
+    steps.done("loop");
     create_readonly(name, &target(data, blocks, &hash_device, tree)?)
 }
 

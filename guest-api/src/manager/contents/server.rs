@@ -10,8 +10,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    Errno, FileAttr, FileHandle, FileType, Filesystem, Generation, INodeNo, LockOwner, OpenFlags, ReplyAttr,
-    ReplyData, ReplyDirectory, ReplyEntry, ReplyOpen, ReplyStatfs, Request, Session, SessionACL,
+    Errno, FileAttr, FileHandle, FileType, Filesystem, Generation, INodeNo, InitFlags, KernelConfig,
+    LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEntry, ReplyOpen,
+    ReplyStatfs, Request, Session, SessionACL,
 };
 use payload::ReadAt;
 use payload::apk::Apk;
@@ -121,6 +122,18 @@ fn is_library(path: &str) -> bool {
 }
 
 impl<R: ReadAt + Clone + 'static> Filesystem for Contents<R> {
+    fn init(&mut self, _: &Request, kernel: &mut KernelConfig) -> io::Result<()> {
+        // A kernel without one of these asks more often, and that is all.
+        for wish in [
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_READDIRPLUS_AUTO,
+            InitFlags::FUSE_PARALLEL_DIROPS,
+        ] {
+            _ = kernel.add_capabilities(wish);
+        }
+        Ok(())
+    }
+
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let found = self.tree.lookup(parent.0, name.as_bytes()).and_then(|ino| self.attributes(ino));
         match found {
@@ -182,6 +195,28 @@ impl<R: ReadAt + Clone + 'static> Filesystem for Contents<R> {
                 Kind::File(_) => FileType::RegularFile,
             };
             if reply.add(INodeNo(line.ino), line.next, kind, line.name) {
+                break;
+            }
+        }
+        reply.ok();
+    }
+
+    /// Names with attributes: a walk through the tree takes one request for each directory instead of one for each file.
+    fn readdirplus(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let Some(lines) = self.tree.list(ino.0, offset) else {
+            return reply.error(Errno::ENOTDIR);
+        };
+        for line in lines {
+            let Some(attributes) = self.attributes(line.ino) else { continue };
+            let (ino, next) = (INodeNo(line.ino), line.next);
+            if reply.add(ino, next, line.name, &FOREVER, &attributes, Generation(0)) {
                 break;
             }
         }
