@@ -12,6 +12,7 @@ use crate::host::{self, End, Job};
 use crate::kvm::{self, Host};
 use crate::place::Place;
 use crate::prepare::{self, Part};
+use crate::run::unblock_signals;
 
 /// Where the files are inside the software host.
 pub const VMM: &str = "/usr/bin/vmm";
@@ -35,7 +36,8 @@ pub fn run(place: &Place, general: General) -> Result<u8> {
         let mut vmm = Command::new(place.vmm());
         vmm.arg("--os-dir").arg(place.os_dir()).arg("--app-config").arg(app);
         // It takes this process's place: signals and the exit status need no passing on.
-        return Err(vmm.exec()).with_context(|| format!("Start {}", place.vmm().display()));
+        return Err(unblock_signals(&mut vmm).exec())
+            .with_context(|| format!("Start {}", place.vmm().display()));
     }
     let mut job = software_job(place, &place.vmm(), Path::new(VMM));
     take_along(&mut job, &place.sample_dir(), &["sample.apk", "app.json"], SAMPLE_DIR);

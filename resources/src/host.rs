@@ -59,7 +59,8 @@ pub fn run(place: &Place, kernel: &Path, job: &Job, output: &mut dyn Write) -> R
     let stderr = File::create(&errors).with_context(|| format!("Create {}", errors.display()))?;
     let (console, writer) = std::io::pipe().context("Make a pipe")?;
     qemu.stdin(Stdio::null()).stdout(writer).stderr(stderr);
-    let mut running = Running::start(&mut qemu)?;
+    let mut running = Running::start(&mut qemu)
+        .context("Start the software host, which needs QEMU (Debian package qemu-system-x86)")?;
     drop(qemu);
     let stalled = running.watched(standstill(&reports), || run::copy(console, output))?;
     let status = running.wait()?;

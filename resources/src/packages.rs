@@ -42,7 +42,7 @@ impl Purpose {
                 "xz-utils",
             ],
             Self::SoftwareHost => &["qemu-system-x86"],
-            Self::Tests => &["apksigner", "cryptsetup-bin", "gdisk", "zipalign"],
+            Self::Tests => &["apksigner", "cpio", "gdisk", "openssl", "zipalign"],
             Self::Fuzzing => &["g++"],
         }
     }

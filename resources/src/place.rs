@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
@@ -87,12 +88,19 @@ impl Place {
         fs::create_dir_all(&self.images).with_context(|| format!("Create {}", self.images.display()))?;
         let path = self.images.join("lock");
         let file = File::create(&path).with_context(|| format!("Create {}", path.display()))?;
-        if file.try_lock().is_err() {
+        // Most runs hold it for a moment only.
+        let soon = Instant::now() + Duration::from_secs(3);
+        while file.try_lock().is_err() {
+            if Instant::now() < soon {
+                std::thread::sleep(Duration::from_millis(20));
+                continue;
+            }
             eprintln!(
                 "Waiting for another run of this command, which is building in {}",
                 self.images.display()
             );
             file.lock().with_context(|| format!("Lock {}", path.display()))?;
+            break;
         }
         Ok(file)
     }

@@ -112,6 +112,31 @@ pub fn prompt(question: &str) -> Result<String> {
     Ok(line)
 }
 
+/// Lets a program start with no signal blocked, which it would inherit from this one.
+pub fn unblock_signals(command: &mut Command) -> &mut Command {
+    // SAFETY: between fork and exec only sigemptyset and pthread_sigmask are called, which are async-signal-safe and touch no
+    // memory but the set on the stack.
+    unsafe {
+        command.pre_exec(|| {
+            let mut none = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+            libc::sigemptyset(none.as_mut_ptr());
+            libc::pthread_sigmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut());
+            Ok(())
+        })
+    }
+}
+
+/// Has the kernel end a program with the thread that starts it, should that not come to do it.
+fn end_with_parent(command: &mut Command) {
+    // SAFETY: between fork and exec only prctl is called, which is async-signal-safe and touches no memory.
+    unsafe {
+        command.pre_exec(|| {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);
+            Ok(())
+        });
+    }
+}
+
 /// A program that runs. When this is dropped, it and what it started are ended.
 pub struct Running {
     child: Child,
@@ -127,13 +152,7 @@ impl Running {
     pub fn start(command: &mut Command) -> Result<Self> {
         check_interrupted()?;
         command.process_group(0);
-        // SAFETY: between fork and exec only prctl is called, which is async-signal-safe and touches no memory.
-        unsafe {
-            command.pre_exec(|| {
-                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);
-                Ok(())
-            });
-        }
+        end_with_parent(unblock_signals(command));
         let child = command.spawn().with_context(|| format!("Start {}", shown(command)))?;
         let group = i32::try_from(child.id()).context("A process id")?;
         GROUPS.lock().unwrap_or_else(PoisonError::into_inner).insert(group);
@@ -418,6 +437,19 @@ mod tests {
         assert!(error.to_string().contains("signal 9"), "{error}");
         let error = log.run(Command::new("/absent/program"), &|_| ()).unwrap_err();
         assert!(error.to_string().contains("/absent/program"), "{error}");
+    }
+
+    #[test]
+    fn programs_start_with_no_signal_blocked() {
+        let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+        // SAFETY: sigfillset initialises the set; only the mask of this test's thread changes.
+        unsafe {
+            libc::sigfillset(set.as_mut_ptr());
+            libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut());
+        }
+        let mut output = Vec::new();
+        stream(shell("grep SigBlk /proc/self/status"), Duration::from_secs(600), &mut output).unwrap();
+        assert_eq!(output, b"SigBlk:\t0000000000000000\n");
     }
 
     #[test]

@@ -182,11 +182,11 @@ impl Run<'_> {
     }
 }
 
-/// How long each target may run, so that all of them take `all`.
+/// How long each target may run, so that all of them take `all`; the script runs two at a time.
 fn seconds_each(manifest: &str, all: Duration) -> u64 {
     let targets = manifest.lines().filter(|line| line.trim() == "[[bin]]").count();
     let targets = u64::try_from(targets).unwrap_or(u64::MAX).max(1);
-    (all.as_secs() / targets).clamp(5, all.as_secs().max(5))
+    (all.as_secs() / targets.div_ceil(2)).clamp(5, all.as_secs().max(5))
 }
 
 #[cfg(test)]
@@ -196,7 +196,7 @@ mod tests {
     #[test]
     fn the_time_for_fuzzing_is_shared() {
         let all = Duration::from_secs(100);
-        assert_eq!(seconds_each("[[bin]]\nname = \"a\"\n[[bin]]\nname = \"b\"\n", all), 50);
+        assert_eq!(seconds_each("[[bin]]\nname = \"a\"\n[[bin]]\nname = \"b\"\n[[bin]]\n", all), 50);
         assert_eq!(seconds_each("", all), 100);
         assert_eq!(seconds_each(&"[[bin]]\n".repeat(1000), all), 5);
     }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::image::{ORDER, Order};
 use super::report::{self, End};
+use crate::run::unblock_signals;
 
 /// Whether this process is to be the init of a software host. In a container this program may be PID 1 too.
 pub fn is_wanted() -> bool {
@@ -137,6 +138,7 @@ fn carry_out(reports: &File) -> io::Result<End> {
         .current_dir(&order.directory);
     command.stdin(Stdio::null()).stdout(console.try_clone()?).stderr(console.try_clone()?);
     let ended = child_signal()?;
+    unblock_signals(&mut command);
     let since = Instant::now();
     let child = command
         .spawn()
