@@ -42,8 +42,12 @@ impl Failure {
         let mut message = format!("{what}: {error}");
         let mut cause = error.source();
         while let Some(error) = cause {
-            message.push_str(": ");
-            message.push_str(&error.to_string());
+            let text = error.to_string();
+            // Some errors say their cause themselves.
+            if !message.ends_with(&text) {
+                message.push_str(": ");
+                message.push_str(&text);
+            }
             cause = error.source();
         }
         Self { code, message }

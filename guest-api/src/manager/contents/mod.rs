@@ -10,9 +10,10 @@
 //!                              /dev/dm-0: the APK, every block checked by dm-verity
 //! ```
 //!
-//! Trust: the archive is verified and signed, but its signer may be hostile to the VM's own programs; so the server parses
-//! it as user [`CONTENTS_ID`] without capabilities. What the payload asks is checked by the kernel (the mount is read-only,
-//! with default permissions) and again here.
+//! Trust: the archive is signed, but its signer may be hostile to the VM's own programs. PID 1 reads its directory and its
+//! configuration; all that a payload can cause later, unpacking above all, happens in the server, which is user
+//! [`CONTENTS_ID`] without capabilities. What the payload asks is checked by the kernel (the mount is read-only, with default
+//! permissions) and again here.
 
 pub mod files;
 mod server;

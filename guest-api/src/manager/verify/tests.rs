@@ -141,4 +141,9 @@ fn a_failure_names_every_cause() {
     let error = payload::apk::ApkError::Sections(payload::apk::zip::ZipError::TooSmall(3));
     let failure = Failure::new(ErrorCode::PayloadVerificationFailed, "open the APK", &error);
     assert_eq!(failure.message, "open the APK: find the archive's central directory: APK too small: 3 bytes");
+    let source = payload::apk::SignerError::NoAlgorithm;
+    let said = source.to_string();
+    let error = payload::apk::VerifyError::Signer { scheme: payload::apk::Scheme::V3, source };
+    let failure = Failure::new(ErrorCode::PayloadVerificationFailed, "verify the APK", &error);
+    assert_eq!(failure.message, format!("verify the APK: v3 signer: {said}"));
 }
