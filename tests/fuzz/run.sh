@@ -23,7 +23,7 @@ if [ "${KAPSEL_FUZZ_ASAN:-0}" = 1 ]; then
 fi
 export RUSTFLAGS="$flags"
 export TMPDIR="${TMPDIR:-/tmp}"
-"${CARGO:-cargo}" build --quiet --release --locked --bins \
+"${CARGO:-cargo}" build --quiet --release --bins \
     --manifest-path "$here/Cargo.toml" --target "$triple" --target-dir "$out"
 bin=$out/$triple/release
 mkdir -p "$out/crashes"
