@@ -130,15 +130,24 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// The error and what caused it, a line each.
-fn print_error(error: &dyn Error) {
-    let mut text = format!("Error: {error}\n");
+/// The error and what caused it, a line each; a cause that an error has told itself is not told again.
+fn chain(error: &dyn Error) -> String {
+    let mut told = error.to_string();
+    let mut text = format!("Error: {told}\n");
     let mut cause = error.source();
     while let Some(e) = cause {
-        text.push_str(&format!("  caused by: {e}\n"));
+        let line = e.to_string();
+        if !told.ends_with(&line) {
+            text.push_str(&format!("  caused by: {line}\n"));
+        }
+        told = line;
         cause = e.source();
     }
-    eprint!("{}", crate::report::printable(&text));
+    text
+}
+
+fn print_error(error: &dyn Error) {
+    eprint!("{}", crate::report::printable(&chain(error)));
 }
 
 fn run(args: &RunArgs, start: Instant) -> Result<u8, Failure> {
@@ -237,4 +246,23 @@ fn info(json: bool) -> Result<u8, Failure> {
         println!("\n{advice}");
     }
     Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("open \"a\"")]
+    struct Outer(#[source] Middle);
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("read it: {0}")]
+    struct Middle(#[source] std::io::Error);
+
+    #[test]
+    fn each_cause_is_told_once() {
+        let error = Outer(Middle(std::io::Error::other("no such luck")));
+        assert_eq!(chain(&error), "Error: open \"a\"\n  caused by: read it: no such luck\n");
+    }
 }
