@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use boot::{BootSpec, Cmdline};
+use devices::virtio::VirtioDevice;
 use devices::virtio::blk::Block;
 use devices::virtio::rng::Rng;
 use devices::virtio::vsock::{Vsock, VsockConfig, VsockError};
@@ -148,10 +149,15 @@ pub fn build(kvm: &Kvm, spec: VmSpec, output: Output) -> Result<Vm, BuildError> 
         .collect::<Result<Vec<_>, BuildError>>()?;
 
     let platform = platform(&vm, output.clone())?;
-    let mut machine =
-        Machine { vm: &vm, memory: &memory, mmio: Bus::new(), devices: vec![platform.serial.clone()] };
+    let mut machine = Machine {
+        vm: &vm,
+        memory: &memory,
+        mmio: Bus::new(),
+        devices: vec![platform.serial.clone()],
+        virtio: Vec::new(),
+    };
     let watch = machine.add_virtio(spec.disks, spec.vsock, spec.payload_timeout)?;
-    let Machine { mmio, devices, .. } = machine;
+    let Machine { mmio, devices, virtio, .. } = machine;
 
     let stop = StopSlot::new().map_err(|e| BuildError::Device("stop event", e))?;
     let context = VcpuContext { ports: platform.ports, mmio, stop, stopping: AtomicBool::new(false) };
@@ -159,6 +165,7 @@ pub fn build(kvm: &Kvm, spec: VmSpec, output: Output) -> Result<Vm, BuildError> 
         vcpus,
         _fd: vm,
         devices,
+        virtio,
         context: Arc::new(context),
         reset: Some(platform.reset),
         serial: platform.serial,
@@ -210,16 +217,18 @@ struct Machine<'a> {
     memory: &'a GuestMemoryMmap,
     mmio: Bus,
     devices: Vec<Subscriber>,
+    virtio: Vec<Arc<Mutex<dyn VirtioDevice>>>,
 }
 
 impl Machine<'_> {
     fn add<D>(&mut self, what: &'static str, slot: Slot, device: D) -> Result<(), BuildError>
     where
-        D: devices::virtio::VirtioDevice + event_manager::MutEventSubscriber + 'static,
+        D: VirtioDevice + event_manager::MutEventSubscriber + 'static,
     {
         let device = Arc::new(Mutex::new(device));
         attach(self.vm, &mut self.mmio, self.memory, slot, &device)
             .map_err(|e| BuildError::Attach(what, e))?;
+        self.virtio.push(device.clone());
         self.devices.push(device);
         Ok(())
     }

@@ -1,11 +1,12 @@
 //! A built VM: paused until [`Vm::run`], then running on its vCPU threads and on the thread that called.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use devices::SerialPort;
+use devices::virtio::VirtioDevice;
 use kvm_ioctls::{VcpuFd, VmFd};
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
@@ -23,6 +24,7 @@ pub struct Vm {
     pub(crate) vcpus: Vec<VcpuFd>,
     pub(crate) _fd: VmFd,
     pub(crate) devices: Vec<Subscriber>,
+    pub(crate) virtio: Vec<Arc<Mutex<dyn VirtioDevice>>>,
     pub(crate) context: Arc<VcpuContext>,
     pub(crate) reset: Option<EventFd>,
     pub(crate) serial: Arc<SerialPort>,
@@ -109,6 +111,9 @@ impl Vm {
         }
         self.vcpus = threads.into_iter().filter_map(VcpuThread::join).collect();
         self.serial.flush();
+        for device in &self.virtio {
+            device.lock().unwrap_or_else(PoisonError::into_inner).close();
+        }
         let (cause, last_word) = ended?;
         Ok(Outcome { cause, last_word, payload_expected })
     }

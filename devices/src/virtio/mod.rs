@@ -94,6 +94,11 @@ pub trait VirtioDevice: Send {
     /// Stops serving, forgets every request and drops the queues: no guest memory is touched from here on.
     /// Does nothing on an idle device.
     fn reset(&mut self);
+
+    /// The VM has ended: stops for good, makes durable what was written, and leaves nothing behind on the host.
+    fn close(&mut self) {
+        self.reset();
+    }
 }
 
 /// Adds a device's kicks to the event loop, the queue's index as each event's data. They are watched by

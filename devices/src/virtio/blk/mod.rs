@@ -211,6 +211,13 @@ impl VirtioDevice for Block {
     fn reset(&mut self) {
         self.active = None;
     }
+
+    fn close(&mut self) {
+        self.reset();
+        if let Err(error) = self.flush() {
+            log::error!("disk: what the guest wrote last may be lost: {error}");
+        }
+    }
 }
 
 /// Copies the part of a configuration space that a driver asked for; zeros past its end.

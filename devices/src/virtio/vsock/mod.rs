@@ -258,6 +258,11 @@ impl VirtioDevice for Vsock {
         self.active = None;
         self.muxer.stop();
     }
+
+    fn close(&mut self) {
+        self.reset();
+        self.muxer.close();
+    }
 }
 
 impl MutEventSubscriber for Vsock {

@@ -140,6 +140,11 @@ impl Muxer {
         Ok(())
     }
 
+    /// Removes the Unix socket; no client finds the device any more. To be called when it has stopped.
+    pub fn close(&mut self) {
+        self.listener = None;
+    }
+
     /// Drops every connection and takes no clients any more.
     pub fn stop(&mut self) {
         if let Some(listener) = &self.listener

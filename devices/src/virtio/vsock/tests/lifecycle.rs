@@ -45,7 +45,9 @@ fn the_socket_lives_as_long_as_the_device() {
     assert!(matches!(Vsock::new(config.clone()), Err(VsockError::Socket(_))));
     drop(device);
     assert!(!dir.path().join("v").exists());
-    Vsock::new(config).unwrap();
+    let mut device = Vsock::new(config).unwrap();
+    VirtioDevice::close(&mut device);
+    assert!(!dir.path().join("v").exists(), "a VM that has ended leaves nothing behind");
 }
 
 #[test]
