@@ -135,6 +135,7 @@ impl PayloadConfig {
         let config: Self = serde_json::from_slice(json).map_err(|error| syntax(&error))?;
         config.check()?;
         let value: Value = serde_json::from_slice(json).map_err(|error| syntax(&error))?;
+        check_objects(&value)?;
         let mut warnings = Vec::new();
         warn_unknown(&value, &ROOT, "", &mut warnings);
         for (on, key) in [(config.prefer_staged, "prefer_staged"), (config.enable_authfs, "enable_authfs")] {
@@ -176,6 +177,20 @@ fn syntax(error: &serde_json::Error) -> ConfigError {
     let place = format!(" at line {} column {}", error.line(), error.column());
     let message = message.strip_suffix(&place).unwrap_or(&message).to_owned();
     ConfigError::Syntax { line: error.line(), column: error.column(), message }
+}
+
+/// Serde takes an array for an object, by position; a configuration names what it means.
+fn check_objects(value: &Value) -> Result<(), ConfigError> {
+    let items = |key: &str| value.get(key).and_then(Value::as_array).into_iter().flatten();
+    let single = ["os", "task"].map(|key| (key, value.get(key)));
+    let listed = ["apexes", "extra_apks"].map(|key| (key, items(key).find(|item| !item.is_object())));
+    let all = [("the configuration", Some(value))].into_iter().chain(single).chain(listed);
+    for (key, found) in all {
+        if found.is_some_and(|value| !value.is_object() && !value.is_null()) {
+            return Err(ConfigError::Value { key: key.into(), reason: "is not an object" });
+        }
+    }
+    Ok(())
 }
 
 /// The known keys of an object, with those of the objects below.
@@ -258,6 +273,20 @@ mod tests {
 
     fn parse(json: &str) -> Result<(PayloadConfig, Vec<Warning>), ConfigError> {
         PayloadConfig::parse(json.as_bytes())
+    }
+
+    #[test]
+    fn an_array_is_no_object() {
+        for json in [
+            "[]",
+            r#"{"os": ["microdroid"]}"#,
+            r#"{"task": ["executable", "bin/x"]}"#,
+            r#"{"apexes": [["a"]]}"#,
+        ] {
+            assert!(PayloadConfig::parse(json.as_bytes()).is_err(), "{json}");
+        }
+        PayloadConfig::parse(br#"{"os": null, "task": {"command": "x"}, "apexes": [{"name": "a"}]}"#)
+            .unwrap();
     }
 
     #[test]

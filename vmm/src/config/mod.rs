@@ -94,6 +94,11 @@ fn parse<T: DeserializeOwned>(path: &Path, text: &str, keys: &'static Keys) -> R
     let syntax =
         |e: serde_json::Error| ConfigError::Syntax { path: path.to_path_buf(), message: e.to_string() };
     let value: Value = serde_json::from_str(text).map_err(syntax)?;
+    if !value.is_object() {
+        // Serde would take an array's items as the values of the keys.
+        let message = "expected an object: {\"key\": value, ..}".to_string();
+        return Err(ConfigError::Syntax { path: path.to_path_buf(), message });
+    }
     check_keys(path, &value, keys, "")?;
     // From the text again, not from the value: only so do type errors carry line and column.
     serde_json::from_str(text).map_err(syntax)
@@ -105,7 +110,10 @@ fn check_keys(path: &Path, value: &Value, keys: &Keys, above: &str) -> Result<()
         other => vec![(above.to_string(), other)],
     };
     for (above, object) in objects {
-        let Some(map) = object.as_object() else { continue };
+        let Some(map) = object.as_object() else {
+            let message = format!("\"{above}\": expected an object");
+            return Err(ConfigError::Syntax { path: path.to_path_buf(), message });
+        };
         for (key, value) in map {
             let full = if above.is_empty() { key.clone() } else { format!("{above}.{key}") };
             if let Some((_, why)) = keys.refused.iter().find(|(k, _)| k == key) {

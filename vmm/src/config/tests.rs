@@ -47,6 +47,18 @@ fn an_unknown_key_is_told_with_the_nearest_known_one() {
 }
 
 #[test]
+fn an_array_is_no_configuration() {
+    for text in ["[]", r#"["name", "a.apk"]"#, "1", "null"] {
+        let message = app(text).unwrap_err().to_string();
+        assert!(message.contains("expected an object"), "{message}");
+    }
+    for text in [r#"{"disks": [["a"]]}"#, r#"{"disks": [1]}"#] {
+        let message = parse::<RawConfig>(Path::new("vm.json"), text, &RAW_KEYS).unwrap_err().to_string();
+        assert_eq!(message, "vm.json: \"disks[0]\": expected an object");
+    }
+}
+
+#[test]
 fn keys_of_avf_that_we_lack_are_refused_by_name() {
     let message =
         parse::<RawConfig>(Path::new("vm.json"), r#"{"gpu": {}}"#, &RAW_KEYS).unwrap_err().to_string();
