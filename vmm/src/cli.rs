@@ -153,17 +153,22 @@ fn print_error(error: &dyn Error) {
 fn run(args: &RunArgs, start: Instant) -> Result<u8, Failure> {
     let config = match (&args.app_config, &args.raw_config) {
         (Some(path), _) => Config::App(path, AppConfig::read(path).map_err(Failure::usage)?),
-        (None, Some(path)) => Config::Raw(RawConfig::read(path).map_err(Failure::usage)?),
+        (None, Some(path)) => Config::Raw(path, RawConfig::read(path).map_err(Failure::usage)?),
         (None, None) => {
             return Err(Failure::usage("give --app-config FILE or --raw-config FILE; see --help"));
         }
     };
     let mut prepared = config.prepare(args)?;
+    if args.host == Host::Software {
+        if args.console.is_some() || args.log.is_some() || args.vsock.is_some() {
+            let message = "--console, --log and --vsock name files of the machine the VM runs on, and --host \
+                           software runs it on another: redirect stdout instead";
+            return Err(Failure::usage(message));
+        }
+        return Err(Failure::usage(software::exec(&prepared.files)));
+    }
     for warning in &prepared.warnings {
         log::warn!("{warning}");
-    }
-    if args.host == Host::Software {
-        return Err(Failure::usage(software::exec(&prepared.files)));
     }
     let kvm = host::open_kvm().map_err(Failure::usage)?;
     if matches!(config, Config::App(..)) && host::kind(&kvm).map_err(Failure::usage)? == HostKind::Emulated {
@@ -201,7 +206,7 @@ fn is_bad_input(error: &BuildError) -> bool {
 
 enum Config<'a> {
     App(&'a Path, AppConfig),
-    Raw(RawConfig),
+    Raw(&'a Path, RawConfig),
 }
 
 impl Config<'_> {
@@ -210,7 +215,7 @@ impl Config<'_> {
             Self::App(path, config) => {
                 prepare::app(path, config, args.os_dir.as_deref()).map_err(Failure::usage)?
             }
-            Self::Raw(config) => prepare::raw(config).map_err(Failure::usage)?,
+            Self::Raw(path, config) => prepare::raw(path, config).map_err(Failure::usage)?,
         };
         prepared.spec.use_socket(args.vsock.clone());
         Ok(prepared)

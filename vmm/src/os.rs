@@ -56,12 +56,17 @@ pub enum OsError {
 }
 
 impl GuestOs {
+    /// Where the OS `name` is described in `dir`.
+    pub fn description(dir: &Path, name: &str) -> PathBuf {
+        dir.join(format!("{name}.json"))
+    }
+
     /// Finds the OS `name`, a checked name, in `dir`.
     ///
     /// # Errors
     /// When it is not there or its description is broken.
     pub fn find(dir: &Path, name: &str) -> Result<Self, OsError> {
-        let path = dir.join(format!("{name}.json"));
+        let path = Self::description(dir, name);
         if !path.exists() {
             return Err(OsError::Missing { name: name.to_string(), path });
         }

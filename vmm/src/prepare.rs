@@ -167,7 +167,7 @@ fn vm_files(spec: &VmSpec, files: &FileSet) -> Vec<PathBuf> {
 ///
 /// # Errors
 /// Naming the file or key that is wrong.
-pub fn raw(config: &RawConfig) -> Result<Prepared, PrepareError> {
+pub fn raw(config_path: &Path, config: &RawConfig) -> Result<Prepared, PrepareError> {
     let mut files = FileSet::default();
     let disks = config
         .disks
@@ -188,7 +188,9 @@ pub fn raw(config: &RawConfig) -> Result<Prepared, PrepareError> {
         vsock: None,
         payload_timeout: None,
     };
-    Ok(Prepared { files: vm_files(&spec, &files), spec, warnings: Vec::new() })
+    let mut named = vm_files(&spec, &files);
+    named.push(config_path.to_path_buf());
+    Ok(Prepared { spec, files: named, warnings: Vec::new() })
 }
 
 /// A VM for a payload.
@@ -201,7 +203,8 @@ pub fn app(config_path: &Path, config: &AppConfig, os_dir: Option<&Path>) -> Res
     let (choice, os_name, mut warnings) = app.payload(config)?;
 
     let os_dir = os::directory(os_dir)?;
-    let os = GuestOs::find(&os_dir, config.os_name.as_deref().unwrap_or(&os_name))?;
+    let os_name = config.os_name.as_deref().unwrap_or(&os_name);
+    let os = GuestOs::find(&os_dir, os_name)?;
     let library = app.check_payload(&choice, &os)?;
     log::debug!("payload {library}");
 
@@ -229,7 +232,7 @@ pub fn app(config_path: &Path, config: &AppConfig, os_dir: Option<&Path>) -> Res
         payload_timeout: Some(if software { START_TIMEOUT_SOFTWARE } else { START_TIMEOUT }),
     };
     let mut named = vm_files(&spec, &files);
-    named.push(config_path.to_path_buf());
+    named.extend([config_path.to_path_buf(), GuestOs::description(&os_dir, os_name)]);
     Ok(Prepared { spec, files: named, warnings })
 }
 

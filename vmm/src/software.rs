@@ -1,8 +1,10 @@
 //! `--host software`: the same command, run by the `images` program inside an emulated machine.
 
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::process::Command;
+
+use crate::os::OS_DIR_VARIABLE;
 
 /// The program that runs the software host.
 const IMAGES: &str = "images";
@@ -24,6 +26,21 @@ pub enum SoftwareHostError {
     Own(#[source] std::io::Error),
 }
 
+/// `path`, absolute, without `.` and `..`: so the guest of the guest finds it from the same directory.
+fn plain(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => {
+                plain.pop();
+            }
+            Component::CurDir => {}
+            other => plain.push(other),
+        }
+    }
+    plain
+}
+
 /// Replaces this process by the software host running the same command, with `files` at the same paths. Comes
 /// back only with the reason why not.
 pub fn exec(files: &[PathBuf]) -> SoftwareHostError {
@@ -36,7 +53,12 @@ pub fn exec(files: &[PathBuf]) -> SoftwareHostError {
     let mut command = Command::new(&program);
     command.arg("host");
     for file in files {
-        command.arg("--file").arg(std::path::absolute(file).unwrap_or_else(|_| file.clone()));
+        command.arg("--file").arg(plain(&std::path::absolute(file).unwrap_or_else(|_| file.clone())));
+    }
+    if let Some(dir) = std::env::var_os(OS_DIR_VARIABLE) {
+        let mut variable = std::ffi::OsString::from(format!("{OS_DIR_VARIABLE}="));
+        variable.push(dir);
+        command.arg("--env").arg(variable);
     }
     command.arg("--").arg(own);
     let mut args = std::env::args_os().skip(1);
@@ -49,4 +71,15 @@ pub fn exec(files: &[PathBuf]) -> SoftwareHostError {
         }
     }
     SoftwareHostError::Exec { program, source: command.exec() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_have_no_way_back() {
+        assert_eq!(plain(Path::new("/a/./b/../../c/d")), Path::new("/c/d"));
+        assert_eq!(plain(Path::new("/../a")), Path::new("/a"));
+    }
 }
