@@ -135,12 +135,8 @@ impl Control {
 
     fn hear_guest(&mut self, ops: &mut EventOps<'_>) {
         let Some(mut link) = self.link.take() else { return };
-        let mut events = Vec::new();
         // Acknowledged only after the output was switched: the guest starts its payload then.
-        let heard = link.receive(|event| {
-            self.tell(&event);
-            events.push(event);
-        });
+        let heard = link.receive(|event| self.tell(&event));
         match heard {
             Ok(true) => self.link = Some(link),
             Ok(false) | Err(_) => {
