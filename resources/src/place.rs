@@ -65,9 +65,9 @@ impl Place {
         self.images.join("sample")
     }
 
-    /// The monitor, as it is measured and shipped.
+    /// The monitor, as it is measured and shipped. It finds the operating systems in `os` beside itself.
     pub fn vmm(&self) -> PathBuf {
-        self.target.join("release/vmm")
+        self.images.join("vmm")
     }
 
     /// The log of one step.

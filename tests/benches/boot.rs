@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use tests::process::Place;
+use tests::process::{Place, use_shipped_vmm};
 
 /// Bytes of the initramfs, unpacked: what a guest with a C library and little else has.
 const INITRAMFS: usize = 2_700_000;
@@ -36,15 +36,9 @@ fn initramfs(place: &Place) -> PathBuf {
     place.file("bench.cpio", &tests::cpio::initramfs(&init))
 }
 
-fn cargo_build(args: &[&str]) {
-    let status = Command::new(env!("CARGO")).current_dir(root()).arg("build").args(args).status();
-    assert!(status.unwrap().success(), "cargo build {args:?}");
-}
-
 /// On the machine: builds what is missing and runs this program again inside the software host.
 fn outside() {
-    cargo_build(&["--quiet", "--release", "--package", "vmm", "--bin", "vmm"]);
-    cargo_build(&["--quiet", "--package", "resources", "--bin", "images"]);
+    let vmm = use_shipped_vmm();
     let (target, place) = (root().join("target"), Place::new());
     let (os, sample) = (target.join("images/os"), target.join("images/sample"));
     assert!(os.join("microdroid.json").exists(), "run `cargo demo` first: it builds what this measures");
@@ -56,13 +50,12 @@ fn outside() {
     );
     let raw = place.file("raw.json", raw.as_bytes());
     let app = r#"{"apk": "sample.apk", "config_path": "assets/vm_config.json", "memory_mib": 128, "debug_level": "LEVEL"}"#;
-    let mut images = Command::new(target.join("debug/images"));
+    let mut images = Command::new(target.join("images/images"));
     images.args(["host", "--quiet", "--no-build", "--memory", "2048"]);
     for level in ["none", "full"] {
         let config = place.file(&format!("{level}.json"), app.replace("LEVEL", level).as_bytes());
         images.arg("--file").arg(format!("{}={}/{level}.json", config.display(), sample.display()));
     }
-    let vmm = target.join("release/vmm");
     for file in [&os, &sample, &raw, &place.path().join("bench.cpio"), &vmm] {
         images.arg("--file").arg(file);
     }

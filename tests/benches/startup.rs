@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use tests::process::{Place, vmm_executable};
+use tests::process::{Place, use_shipped_vmm, vmm_executable};
 use tests::raw_vm::RawVm;
 use tests::{guests, host};
 
@@ -118,6 +118,7 @@ fn main() {
         tests::skip("startup", &format!("/dev/kvm: {error}"));
         return;
     }
+    use_shipped_vmm();
     println!("KVM: {}", if host::kvm_is_real() { "real" } else { "emulated" });
     startup(rounds);
     residence();

@@ -21,8 +21,27 @@ const POLL: Duration = Duration::from_millis(5);
 /// # Panics
 /// When it cannot be built.
 pub fn vmm_executable() -> PathBuf {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| std::env::var_os("KAPSEL_VMM").map_or_else(build_vmm, PathBuf::from)).clone()
+    VMM.get_or_init(|| std::env::var_os("KAPSEL_VMM").map_or_else(build_vmm, PathBuf::from)).clone()
+}
+
+static VMM: OnceLock<PathBuf> = OnceLock::new();
+
+/// Runs the `vmm` executable as it is shipped from here on, for what measures it: `$KAPSEL_VMM`, else built by the `images`
+/// command. Gives its path.
+///
+/// # Panics
+/// When it cannot be built.
+pub fn use_shipped_vmm() -> PathBuf {
+    VMM.get_or_init(|| std::env::var_os("KAPSEL_VMM").map_or_else(ship_vmm, PathBuf::from)).clone()
+}
+
+fn ship_vmm() -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests is a member");
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(["run", "--quiet", "--package", "resources", "--bin", "images", "--", "build", "vmm"]);
+    let status = cargo.current_dir(root).status();
+    assert!(status.is_ok_and(|s| s.success()), "vmm does not build; or set KAPSEL_VMM to an executable");
+    root.join("target/images/vmm")
 }
 
 fn build_vmm() -> PathBuf {

@@ -26,7 +26,7 @@ use crate::{logger, os, software};
 #[derive(Debug, Parser)]
 #[command(name = "vmm", version, args_conflicts_with_subcommands = true, arg_required_else_help = true)]
 #[command(
-    after_help = "Example:\n  vmm --os-dir target/images/os --app-config target/images/sample/app.json"
+    after_help = "Example:\n  vmm --app-config target/images/sample/app.json"
 )]
 struct Cli {
     #[command(subcommand)]
