@@ -25,9 +25,7 @@ use crate::{logger, os, software};
 /// exit code; 2 for bad usage and bad input, found before the VM starts.
 #[derive(Debug, Parser)]
 #[command(name = "vmm", version, args_conflicts_with_subcommands = true, arg_required_else_help = true)]
-#[command(
-    after_help = "Example:\n  vmm --app-config target/images/sample/app.json"
-)]
+#[command(after_help = "Example:\n  vmm --app-config target/images/sample/app.json")]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
