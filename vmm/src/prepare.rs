@@ -240,7 +240,7 @@ pub fn app(config_path: &Path, config: &AppConfig, os_dir: Option<&Path>) -> Res
 /// a serial port.
 fn kernel_params(debug: DebugLevel) -> String {
     let level = match debug {
-        DebugLevel::None => "quiet loglevel=0 kapsel.debug=none",
+        DebugLevel::None => "quiet loglevel=1 kapsel.debug=none",
         DebugLevel::Full => "loglevel=7 kapsel.debug=full",
     };
     format!("console=ttyS0 reboot=k panic=-1 8250.nr_uarts=1 tsc=reliable {level}")
