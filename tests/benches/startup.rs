@@ -26,7 +26,8 @@ struct Run {
 
 fn run(command: &mut Command) -> Run {
     let start = Instant::now();
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child =
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let mut stdout = child.stdout.take().unwrap();
     let mut output = vec![0; 1];
     stdout.read_exact(&mut output).unwrap();
