@@ -1,5 +1,6 @@
 //! The GUID partition table (UEFI 2.10, chapter 5): primary and backup, both as the specification has them.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
@@ -32,7 +33,7 @@ const LINUX_FILESYSTEM: Uuid = Uuid::from_u128(0x0fc6_3daf_8483_4772_8e79_3d69_d
 /// Where the unique GUIDs of disk and partitions come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GuidSource<'a> {
-    /// Version 4 GUIDs from the operating system's random numbers.
+    /// Version 4 GUIDs, different each time.
     Random,
     /// Version 4 GUIDs made from these bytes, so that equal disks have equal bytes.
     Seed(&'a [u8]),
@@ -40,9 +41,9 @@ pub enum GuidSource<'a> {
 
 impl GuidSource<'_> {
     /// GUID number `index`; 0 is the disk's, and partition i has i + 1.
-    fn guid(self, index: usize) -> Uuid {
+    pub(super) fn guid(self, index: usize) -> Uuid {
         match self {
-            Self::Random => Uuid::new_v4(),
+            Self::Random => random_guid(),
             Self::Seed(seed) => {
                 let digest = Sha256::new_with_prefix(b"GUID partition table")
                     .chain_update((index as u64).to_le_bytes())
@@ -132,6 +133,16 @@ impl Table {
         mbr[510..].copy_from_slice(&[0x55, 0xaa]);
         mbr
     }
+}
+
+/// The keys of the standard library's hashes come from the kernel, without a device file and without a way to fail. They are
+/// new for each hash: GUIDs have to be unique, not secret.
+fn random_guid() -> Uuid {
+    let half = || RandomState::new().build_hasher().finish().to_ne_bytes();
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&half());
+    bytes[8..].copy_from_slice(&half());
+    uuid::Builder::from_random_bytes(bytes).into_uuid()
 }
 
 fn fill_entry(entry: &mut [u8], partition: &Partition, guid: Uuid) {

@@ -133,6 +133,16 @@ fn writable_partitions_are_whole_blocks_of_files() {
 }
 
 #[test]
+fn random_guids_are_version_4_and_all_different() {
+    let mut seen = std::collections::HashSet::new();
+    for index in 0..10_000 {
+        let guid = GuidSource::Random.guid(index);
+        assert_eq!((guid.get_version_num(), guid.get_variant()), (4, uuid::Variant::RFC4122));
+        assert!(seen.insert(guid));
+    }
+}
+
+#[test]
 fn a_seed_decides_every_byte_and_random_none() {
     let specs = [spec("a", Filler::None, 1)];
     assert_eq!(plan(&specs, SEED), plan(&specs, SEED));
