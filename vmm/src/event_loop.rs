@@ -73,7 +73,10 @@ pub struct Control {
     pub(crate) output: Output,
     pub(crate) signals: Option<StopSignals>,
     pub(crate) watch: Option<PayloadWatch>,
+    /// Closed only after it was taken out of the loop, which would else take a later descriptor of its number for it.
     pub(crate) timeout: Option<TimerFd>,
+    /// Whether the payload has neither started nor failed yet.
+    pub(crate) start_is_due: bool,
     pub(crate) link: Option<GuestLink>,
     pub(crate) last_word: Option<LastWord>,
     pub(crate) on_event: OnEvent,
@@ -99,11 +102,11 @@ impl Control {
     fn tell(&mut self, event: &LifeEvent) {
         match event {
             LifeEvent::PayloadStarted => {
-                self.timeout = None;
+                self.start_is_due = false;
                 self.switch(Stream::Log);
             }
             LifeEvent::PayloadEnded(word) => {
-                self.timeout = None;
+                self.start_is_due = false;
                 self.switch(Stream::Console);
                 self.last_word = Some(word.clone());
             }
@@ -169,7 +172,9 @@ impl MutEventSubscriber for Control {
             let seconds = self.watch.as_ref().map_or(0, |w| w.start_timeout.as_secs());
             let _ = ops.remove(Events::empty_raw(fd));
             self.timeout = None;
-            self.context.stop.stop(StopCause::StartTimeout { seconds });
+            if self.start_is_due {
+                self.context.stop.stop(StopCause::StartTimeout { seconds });
+            }
         } else if Self::is(fd, self.signals.as_ref().map(|s| &s.0)) {
             if let Some(signal) = self.signals.as_ref().and_then(StopSignals::next) {
                 self.context.stop.stop(StopCause::Signal(signal));

@@ -98,6 +98,7 @@ impl Vm {
             signals,
             watch: self.watch.take(),
             timeout,
+            start_is_due: true,
             link: None,
             last_word: None,
             on_event,
