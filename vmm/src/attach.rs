@@ -6,14 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use boot::Cmdline;
 use devices::bus::{Bus, BusError};
+use devices::virtio::mmio::QUEUE_NOTIFY;
 use devices::virtio::{MmioTransport, VirtioDevice};
 use kvm_ioctls::{IoEventAddress, VmFd};
 use vm_memory::GuestMemoryMmap;
 
 use crate::arch::slots;
-
-/// Offset of the QueueNotify register (virtio 1.2, 4.2.2).
-const QUEUE_NOTIFY: u64 = 0x50;
 
 /// The slot of each device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

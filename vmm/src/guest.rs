@@ -167,10 +167,9 @@ impl GuestLink {
             }
             Report::Started | Report::Error { .. } => true,
         };
-        if next <= self.state || !follows {
+        if !follows || !self.state.advance(next) {
             return Err(GuestError::Order { state: self.state, next: report });
         }
-        self.state = next;
         Ok(event)
     }
 }

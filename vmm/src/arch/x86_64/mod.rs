@@ -16,18 +16,19 @@ pub mod slots {
         VIRTIO_GSI_FIRST as FIRST_GSI, VIRTIO_GSI_LAST as LAST_GSI, VIRTIO_MMIO_BASE as BASE,
         VIRTIO_MMIO_STRIDE as STRIDE,
     };
-    /// Bytes of registers and configuration space of one device.
-    pub const SIZE: u64 = 0x200;
+    pub use devices::virtio::mmio::MMIO_SIZE as SIZE;
 }
 
 /// Port ranges of the platform's devices: first port, number of ports.
 pub mod ports {
+    use devices::{cmos, reset, serial};
+
+    pub use devices::serial::COM1_GSI;
+
     /// ttyS0, the console.
-    pub const COM1: (u64, u64) = (0x3f8, 8);
-    /// Interrupt line of COM1.
-    pub const COM1_GSI: u32 = 4;
+    pub const COM1: (u64, u64) = (serial::COM1_BASE, serial::SERIAL_SIZE);
     /// Keyboard controller: here for its reset line only.
-    pub const I8042: (u64, u64) = (0x60, 5);
+    pub const I8042: (u64, u64) = (reset::I8042_BASE, reset::I8042_SIZE);
     /// Real-time clock.
-    pub const CMOS: (u64, u64) = (0x70, 2);
+    pub const CMOS: (u64, u64) = (cmos::CMOS_BASE, cmos::CMOS_SIZE);
 }
