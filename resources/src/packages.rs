@@ -42,7 +42,19 @@ impl Purpose {
                 "xz-utils",
             ],
             Self::SoftwareHost => &["qemu-system-x86"],
-            Self::Tests => &["apksigner", "cpio", "gdisk", "openssl", "zipalign"],
+            Self::Tests => &[
+                "apksigner",
+                "cpio",
+                "cryptsetup-bin",
+                "fdisk",
+                "fsverity",
+                "gdisk",
+                "openssl",
+                "protobuf-compiler",
+                "qemu-utils",
+                "unzip",
+                "zipalign",
+            ],
             Self::Fuzzing => &["g++"],
         }
     }
