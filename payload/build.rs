@@ -1,8 +1,12 @@
 //! Compiles `proto/` with protox, so that no protoc is needed.
 
+const SOURCES: [&str; 2] = ["proto/composite.proto", "proto/metadata.proto"];
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    println!("cargo::rerun-if-changed=proto/metadata.proto");
-    let descriptors = protox::compile(["proto/metadata.proto"], ["proto"])?;
+    for source in SOURCES {
+        println!("cargo::rerun-if-changed={source}");
+    }
+    let descriptors = protox::compile(SOURCES, ["proto"])?;
     prost_build::Config::new().compile_fds(descriptors)?;
     Ok(())
 }

@@ -21,6 +21,9 @@ pub use wire::{ApexPayload, ApkPayload, Metadata, PayloadConfig};
 /// Version of the message written here.
 pub const VERSION: u32 = 1;
 
+/// Name of the application in the metadata.
+pub const APK_NAME: &str = "apk";
+
 /// Longest message accepted: 128 partitions with names, keys and digests need a fraction of it.
 pub const MAX_LEN: usize = 1 << 20;
 
@@ -56,7 +59,7 @@ impl Metadata {
             version: VERSION,
             apexes,
             apk: Some(ApkPayload {
-                name: "apk".into(),
+                name: APK_NAME.into(),
                 payload_partition_name: labels::APK.into(),
                 idsig_partition_name: labels::APK_IDSIG.into(),
             }),

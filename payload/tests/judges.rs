@@ -1,46 +1,18 @@
-//! What this crate makes, judged by the tools that others use: apksigner, zipalign, sgdisk, openssl.
+//! What this crate makes, judged by the tools that others use: apksigner, zipalign, openssl.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::fs::{self, File};
-use std::io::{Cursor, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::io::Cursor;
+use std::path::Path;
 
 use payload::apk::manifest::Manifest;
 use payload::apk::pack::Packer;
 use payload::apk::sign::{SigningKey, sign};
 use payload::apk::{ContentDigest, SDK, Scheme, verify};
-use payload::disk::{self, Filler, GuidSource, Part, PayloadDisk};
 use payload::idsig::Idsig;
-use payload::metadata;
 
-/// Whether all of `tools` can be run; else a notice that `test` is skipped.
-fn can_run(test: &str, tools: &[&str]) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let dirs: Vec<PathBuf> =
-        std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).collect();
-    let missing: Vec<&&str> =
-        tools.iter().filter(|tool| !dirs.iter().any(|dir| dir.join(tool).is_file())).collect();
-    if missing.is_empty() {
-        return true;
-    }
-    let notice = format!("kapsel-skip: {test}: not installed: {missing:?}\n");
-    std::io::stderr().write_all(notice.as_bytes()).unwrap();
-    false
-}
-
-fn run(program: &str, args: &[&str]) -> Output {
-    let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
-    Command::new(program).args(args).env("PATH", path).output().unwrap()
-}
-
-fn succeeds(program: &str, args: &[&str]) -> String {
-    let output = run(program, args);
-    let said =
-        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{program} {args:?}: {said}");
-    said
-}
+mod judge;
+use judge::{can_run, succeeds};
 
 fn unsigned(content: usize) -> Vec<u8> {
     let manifest = Manifest { package: "com.example.judged".into(), version_code: 7 << 32 | 3 };
@@ -183,48 +155,4 @@ fn openssl_reads_our_certificate_and_key() {
     let made = succeeds("openssl", &["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"]);
     let begin = made.find("-----BEGIN PRIVATE").unwrap();
     SigningKey::from_pem(&made[begin..]).unwrap();
-}
-
-#[test]
-fn sgdisk_finds_nothing_to_say() {
-    if !can_run("sgdisk_finds_nothing_to_say", &["sgdisk"]) {
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let apk = dir.path().join("a.apk");
-    fs::write(&apk, vec![1; 3_888_734]).unwrap();
-    let part = |len: usize| Part::Bytes(vec![2; len].into());
-    let specs = PayloadDisk {
-        apk: Part::File { path: apk, len: 3_888_734 },
-        idsig: part(39_115),
-        extra_apks: vec![disk::ExtraApk { apk: part(1), idsig: part(4096) }],
-        payload: metadata::config_path("assets/vm_config.json"),
-    }
-    .partitions();
-    assert_eq!(specs[1].filler, Filler::Zero);
-    let plan = disk::plan(&specs, GuidSource::Random).unwrap();
-    let image = dir.path().join("disk.img");
-    disk::write_flat(&plan, &File::create(&image).unwrap()).unwrap();
-    let image = image.to_str().unwrap();
-    let said = succeeds("sgdisk", &["--verify", image]);
-    assert!(said.contains("No problems found"), "{said}");
-    for (index, label) in
-        ["payload-metadata", "microdroid-apk", "microdroid-apk-idsig", "extra-apk-0", "extra-idsig-0"]
-            .iter()
-            .enumerate()
-    {
-        let number = (index + 1).to_string();
-        let said = succeeds("sgdisk", &["--info", &number, image]);
-        assert!(said.contains(&format!("Partition name: '{label}'")), "{said}");
-        assert!(said.contains("Linux filesystem"), "{said}");
-        let first = plan.partitions[index].start / disk::SECTOR_SIZE;
-        assert!(said.contains(&format!("First sector: {first} ")), "{said}");
-    }
-    // With the primary header damaged, the backup is found and is as good.
-    let mut damaged = fs::read(image).unwrap();
-    damaged[600] ^= 1;
-    damaged[513] ^= 1;
-    fs::write(image, damaged).unwrap();
-    let said = succeeds("sgdisk", &["--info", "2", image]);
-    assert!(said.contains("but valid backup") && said.contains("'microdroid-apk'"), "{said}");
 }

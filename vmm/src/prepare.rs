@@ -216,7 +216,7 @@ pub fn app(config_path: &Path, config: &AppConfig, os_dir: Option<&Path>) -> Res
         }
     };
     let apk = Part::File { path: config.apk.clone(), len: app.len };
-    let partitions = PayloadDisk { apk, idsig, extra_apks: Vec::new(), payload }.partitions();
+    let partitions = PayloadDisk::new(apk, idsig, payload).partitions();
     let disk = files.compose(&partitions, "payload", true)?;
 
     warnings.push("no instance_image: this run has an identity of its own, as every run will".to_string());

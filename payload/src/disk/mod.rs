@@ -16,18 +16,26 @@
 //!     -1     backup GPT header           /
 //! ```
 
+pub mod composite;
 mod extent;
 mod flat;
 mod gpt;
+mod layout;
 mod microdroid;
 mod partition;
+mod reader;
+pub mod table;
 
+pub use composite::{Component, CompositeSpec};
 pub use extent::{Content, Extent};
 pub use flat::write as write_flat;
 pub use gpt::{GuidSource, SECTOR_SIZE};
-pub use microdroid::{ExtraApk, PayloadDisk};
+pub use layout::{Layout, UnknownLayout};
+pub use microdroid::{Apex, Application, ExtraApk, PayloadDisk};
 pub(crate) use partition::padded_len;
 pub use partition::{ALIGNMENT, Filler, Part, PartitionSpec};
+pub use reader::{DiskReader, OpenError, open, open_file};
+pub use table::PartitionTable;
 
 use crate::labels::MAX_PARTITIONS;
 use partition::Laid;

@@ -57,14 +57,14 @@ fn filler_table() {
 
 #[test]
 fn default_layout_of_an_application() {
+    let payload =
+        Payload::Config(PayloadConfig { payload_binary_name: "libx.so".into(), extra_apk_count: 2 });
     let disk = PayloadDisk {
-        apk: file(10_000),
-        idsig: file(5000),
         extra_apks: vec![
             ExtraApk { apk: file(1), idsig: file(2) },
             ExtraApk { apk: file(3), idsig: file(4) },
         ],
-        payload: Payload::Config(PayloadConfig { payload_binary_name: "libx.so".into(), extra_apk_count: 2 }),
+        ..PayloadDisk::new(file(10_000), file(5000), payload)
     };
     let specs = disk.partitions();
     let names: Vec<&str> = specs.iter().map(|spec| spec.label.as_str()).collect();
@@ -81,6 +81,59 @@ fn default_layout_of_an_application() {
     assert!(specs.iter().all(|spec| !spec.writable && spec.filler != Filler::Size));
     let Part::Bytes(bytes) = &specs[0].parts[0] else { panic!("metadata is bytes of the plan") };
     assert_eq!(crate::metadata::decode(bytes).unwrap().apk.unwrap().payload_partition_name, labels::APK);
+}
+
+/// Section 1: labels, fillers and names of the three layouts, with more than ten of what is numbered.
+#[test]
+fn layouts_differ_as_their_table_says() {
+    for (layout, label, apex_len, named) in [
+        (Layout::Kapsel, "payload-metadata", 12288, true),
+        (Layout::V2021_06, "metadata", 12288, false),
+        (Layout::V2021_08, "payload-metadata", 8192, true),
+    ] {
+        let apex = |name: String| Apex {
+            about: crate::metadata::ApexPayload { name, ..Default::default() },
+            image: file(8192),
+        };
+        let disk = PayloadDisk {
+            layout,
+            apexes: (0..11).map(|index| apex(format!("com.example.{index}"))).collect(),
+            extra_apks: vec![ExtraApk { apk: file(4096), idsig: file(1) }; 11],
+            ..PayloadDisk::new(file(4096), file(100), crate::metadata::config_path("a"))
+        };
+        let metadata = disk.metadata();
+        for (index, apex) in metadata.apexes.iter().enumerate() {
+            assert_eq!(apex.name, format!("com.example.{index}"));
+            let partition = if named { labels::apex(index) } else { String::new() };
+            assert_eq!(apex.partition_name, partition);
+        }
+        let plan = plan(&disk.partitions(), SEED).unwrap();
+        let found: Vec<&str> = plan.partitions.iter().map(|it| it.label.as_str()).collect();
+        let mut expected = vec![label.to_string()];
+        expected.extend((0..11).map(|index| format!("microdroid-apex-{index}")));
+        expected.extend(["microdroid-apk".into(), "microdroid-apk-idsig".into()]);
+        expected.extend((0..11).flat_map(|i| [format!("extra-apk-{i}"), format!("extra-idsig-{i}")]));
+        assert_eq!(found, expected);
+        assert_eq!((plan.partitions[1].len, plan.partitions[12].len), (apex_len, 4096));
+        assert_eq!(layout.name().parse(), Ok(layout));
+    }
+    assert!("2021-07".parse::<Layout>().unwrap_err().to_string().contains("2021-08"));
+}
+
+/// Section 9: a partition of the first era may be several files, one behind the other.
+#[test]
+fn files_of_one_partition_follow_each_other() {
+    let parts = vec![file(5), file(4096), file(3)];
+    let joined = PartitionSpec { parts, ..spec("a", Filler::Size, 0) };
+    let plan = plan(&[joined], SEED).unwrap();
+    let files: Vec<(u64, u64)> = plan
+        .extents
+        .iter()
+        .filter(|extent| matches!(extent.content, Content::File { .. }))
+        .map(|extent| (extent.start, extent.len))
+        .collect();
+    assert_eq!(files, [(20480, 5), (20485, 4096), (24581, 3)]);
+    assert_eq!((plan.partitions[0].content_len, plan.partitions[0].len), (4104, 8192));
 }
 
 #[test]
