@@ -4,12 +4,12 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use devices::virtio::blk::{CompositeDisk, CompositeError, Content as Source, Extent as Segment};
-use payload::disk::{Content, DiskError, DiskPlan, Filler, GuidSource, Part, PartitionSpec};
+use payload::disk::composite::{CompositeError as SpecError, CompositeSpec, is_composite};
+use payload::disk::{Content, DiskError, Extent, Filler, GuidSource, Part, PartitionSpec};
 
 use crate::config::raw::{DiskConfig, FillerConfig, PartitionConfig};
 
@@ -40,9 +40,27 @@ pub enum OpenDiskError {
     /// The partitions make no disk.
     #[error("plan the disk")]
     Plan(#[source] DiskError),
+    /// The specification of a composite disk, or one of the files it names.
+    #[error("composite disk \"{}\"", path.display())]
+    Spec {
+        /// The specification file.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: SpecError,
+    },
     /// The extents make no disk.
     #[error("compose the disk")]
     Compose(#[source] CompositeError),
+}
+
+/// Why a composite disk's specification has no extents here.
+#[derive(Debug, thiserror::Error)]
+enum ExtentsError {
+    #[error(transparent)]
+    Open(#[from] OpenDiskError),
+    #[error(transparent)]
+    Spec(#[from] SpecError),
 }
 
 /// The files of a VM's disks, open: asked for by path once, used by descriptor from then on.
@@ -61,7 +79,7 @@ impl FileSet {
         let file = match self.open.get(path) {
             Some((file, was_writable)) if *was_writable || !writable => file.clone(),
             _ => {
-                let file = Arc::new(open_disk_file(path, writable).map_err(error)?);
+                let file = Arc::new(payload::disk::open_file(path, writable).map_err(error)?);
                 self.open.insert(path.to_path_buf(), (file.clone(), writable));
                 file
             }
@@ -90,12 +108,21 @@ impl FileSet {
         read_only: bool,
     ) -> Result<OpenDisk, OpenDiskError> {
         let plan = payload::disk::plan(partitions, GuidSource::Random).map_err(OpenDiskError::Plan)?;
-        let disk = CompositeDisk::new(self.segments(plan)?).map_err(OpenDiskError::Compose)?;
+        self.open_disk(plan.extents, id, read_only)
+    }
+
+    fn open_disk(
+        &mut self,
+        extents: Vec<Extent>,
+        id: &str,
+        read_only: bool,
+    ) -> Result<OpenDisk, OpenDiskError> {
+        let disk = CompositeDisk::new(self.segments(extents)?).map_err(OpenDiskError::Compose)?;
         Ok(OpenDisk { disk, id: id.to_string(), read_only })
     }
 
-    fn segments(&mut self, plan: DiskPlan) -> Result<Vec<Segment>, OpenDiskError> {
-        plan.extents
+    fn segments(&mut self, extents: Vec<Extent>) -> Result<Vec<Segment>, OpenDiskError> {
+        extents
             .into_iter()
             .map(|extent| {
                 let content = match extent.content {
@@ -118,11 +145,7 @@ impl FileSet {
     /// Naming the file or partition.
     pub fn from_config(&mut self, config: &DiskConfig, id: &str) -> Result<OpenDisk, OpenDiskError> {
         if let Some(image) = &config.image {
-            let len = self.open("disk image", image, config.writable)?;
-            let (file, _) = &self.open[image];
-            let disk = CompositeDisk::from_file(file.clone(), len, config.writable)
-                .map_err(OpenDiskError::Compose)?;
-            return Ok(OpenDisk { disk, id: id.to_string(), read_only: !config.writable });
+            return self.image(image, config.writable, id);
         }
         let partitions = config
             .partitions
@@ -130,6 +153,52 @@ impl FileSet {
             .map(|partition| self.partition(partition))
             .collect::<Result<Vec<_>, _>>()?;
         self.compose(&partitions, id, !config.writable)
+    }
+
+    /// A disk image: by its content a composite disk's specification, or the disk itself.
+    fn image(&mut self, path: &Path, writable: bool, id: &str) -> Result<OpenDisk, OpenDiskError> {
+        const WHAT: &str = "disk image";
+        // A specification is only read, and may be in a file that nobody may write.
+        let mut len = self.open(WHAT, path, false)?;
+        let (file, _) = &self.open[path];
+        let read_error =
+            |source| OpenDiskError::Open { what: WHAT.to_string(), path: path.to_path_buf(), source };
+        if is_composite(file).map_err(read_error)? {
+            let spec = CompositeSpec::read(file)
+                .map_err(|source| OpenDiskError::Spec { path: path.to_path_buf(), source })?;
+            return self.composite(path, &spec, writable, id);
+        }
+        if writable {
+            len = self.open(WHAT, path, true)?;
+        }
+        let (file, _) = &self.open[path];
+        let disk = CompositeDisk::from_file(file.clone(), len, writable).map_err(OpenDiskError::Compose)?;
+        Ok(OpenDisk { disk, id: id.to_string(), read_only: !writable })
+    }
+
+    /// A composite disk; what it lets the guest write, the guest may write if it may write the disk.
+    fn composite(
+        &mut self,
+        path: &Path,
+        spec: &CompositeSpec,
+        writable: bool,
+        id: &str,
+    ) -> Result<OpenDisk, OpenDiskError> {
+        let directory = path.parent().unwrap_or(Path::new(""));
+        let mut extents = spec
+            .extents(directory, |file, component_writable| {
+                Ok(self.open("component of the composite disk", file, writable && component_writable)?)
+            })
+            .map_err(|error: ExtentsError| match error {
+                ExtentsError::Open(error) => error,
+                ExtentsError::Spec(source) => OpenDiskError::Spec { path: path.to_path_buf(), source },
+            })?;
+        for extent in &mut extents {
+            if let Content::File { writable: component_writable, .. } = &mut extent.content {
+                *component_writable &= writable;
+            }
+        }
+        self.open_disk(extents, id, !writable)
     }
 
     fn partition(&mut self, config: &PartitionConfig) -> Result<PartitionSpec, OpenDiskError> {
@@ -152,17 +221,6 @@ impl FileSet {
     }
 }
 
-/// Non-blocking, or opening a FIFO would wait for its other end; files and block devices do not care.
-fn open_disk_file(path: &Path, writable: bool) -> io::Result<File> {
-    use std::os::unix::fs::FileTypeExt;
-    let file = File::options().read(true).write(writable).custom_flags(libc::O_NONBLOCK).open(path)?;
-    let kind = file.metadata()?.file_type();
-    if kind.is_file() || kind.is_block_device() {
-        return Ok(file);
-    }
-    Err(io::Error::new(io::ErrorKind::InvalidInput, "neither a regular file nor a block device"))
-}
-
 fn size_of_file(file: &File) -> io::Result<u64> {
     use std::io::Seek;
     // The end tells the size of block devices too; nobody uses the file's position.
@@ -171,47 +229,4 @@ fn size_of_file(file: &File) -> io::Result<u64> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_no_file_is_refused_by_name() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut files = FileSet::default();
-        for path in [dir.path().to_path_buf(), dir.path().join("absent"), "/dev/null".into()] {
-            let error = files.open("disk image", &path, false).unwrap_err();
-            assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_file_is_opened_once() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("f");
-        std::fs::write(&path, [1; 8192]).unwrap();
-        let mut files = FileSet::default();
-        assert_eq!(files.open("a", &path, false).unwrap(), 8192);
-        let first = files.get(&path).unwrap().clone();
-        files.open("b", &path, false).unwrap();
-        assert!(Arc::ptr_eq(&first, files.get(&path).unwrap()));
-    }
-
-    #[test]
-    fn a_composite_disk_is_planned_from_the_open_files() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("f");
-        std::fs::write(&path, [7; 5000]).unwrap();
-        let config = DiskConfig {
-            partitions: vec![PartitionConfig {
-                label: "a".into(),
-                path: Some(path),
-                filler: FillerConfig::Zero,
-                ..Default::default()
-            }],
-            ..Default::default()
-        };
-        let disk = FileSet::default().from_config(&config, "vda").unwrap();
-        assert!(disk.read_only);
-        assert_eq!(devices::virtio::blk::Disk::len(&disk.disk) % 65536, 0);
-    }
-}
+mod tests;

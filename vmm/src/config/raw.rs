@@ -31,11 +31,11 @@ pub struct RawConfig {
     pub platform_version: Option<String>,
 }
 
-/// One disk: partition files composed under a partition table of ours.
+/// One disk: an image, or partition files composed under a partition table of ours.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DiskConfig {
-    /// A disk image, given to the guest as it is.
+    /// A disk image, told by its content: the specification of a composite disk, or the disk as it is.
     pub image: Option<PathBuf>,
     /// Partitions of a composite disk, in their order.
     pub partitions: Vec<PartitionConfig>,

@@ -1,0 +1,100 @@
+use super::*;
+
+#[test]
+fn what_is_no_file_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut files = FileSet::default();
+    for path in [dir.path().to_path_buf(), dir.path().join("absent"), "/dev/null".into()] {
+        let error = files.open("disk image", &path, false).unwrap_err();
+        assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+    }
+}
+
+#[test]
+fn a_file_is_opened_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("f");
+    std::fs::write(&path, [1; 8192]).unwrap();
+    let mut files = FileSet::default();
+    assert_eq!(files.open("a", &path, false).unwrap(), 8192);
+    let first = files.get(&path).unwrap().clone();
+    files.open("b", &path, false).unwrap();
+    assert!(Arc::ptr_eq(&first, files.get(&path).unwrap()));
+}
+
+#[test]
+fn a_composite_disk_is_planned_from_the_open_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("f");
+    std::fs::write(&path, [7; 5000]).unwrap();
+    let config = DiskConfig {
+        partitions: vec![PartitionConfig {
+            label: "a".into(),
+            path: Some(path),
+            filler: FillerConfig::Zero,
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    let disk = FileSet::default().from_config(&config, "vda").unwrap();
+    assert!(disk.read_only);
+    assert_eq!(devices::virtio::blk::Disk::len(&disk.disk) % 65536, 0);
+}
+
+/// A disk of a read-only component and one that may be written, and the directory it is in.
+fn composite_disk(dir: &Path) -> PathBuf {
+    use payload::disk::Component;
+    std::fs::write(dir.join("head"), [1; 4096]).unwrap();
+    std::fs::write(dir.join("data"), [2; 8192]).unwrap();
+    let components = vec![
+        Component { path: "head".into(), offset: 0, file_offset: 0, writable: false },
+        Component { path: "data".into(), offset: 4096, file_offset: 4096, writable: true },
+    ];
+    let spec = CompositeSpec::new(Default::default(), components, 8192).unwrap();
+    let path = dir.join("disk");
+    std::fs::write(&path, spec.to_bytes().unwrap()).unwrap();
+    path
+}
+
+/// The files of the disk in this order that are open for writing.
+fn writable_files(files: &FileSet) -> Vec<&Path> {
+    files.open.iter().filter(|(_, (_, writable))| *writable).map(|(path, _)| path.as_path()).collect()
+}
+
+#[test]
+fn an_image_that_describes_a_composite_disk_is_served_as_that_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = composite_disk(dir.path());
+    for writable in [false, true] {
+        let mut files = FileSet::default();
+        let config = DiskConfig { image: Some(image.clone()), writable, ..Default::default() };
+        let disk = files.from_config(&config, "vda").unwrap();
+        assert_eq!(devices::virtio::blk::Disk::len(&disk.disk), 8192);
+        assert_eq!(disk.read_only, !writable);
+        // Only what the specification lets the guest write is open for it, and only on a writable disk.
+        let data = dir.path().join("data");
+        assert_eq!(writable_files(&files), if writable { vec![data.as_path()] } else { vec![] });
+    }
+}
+
+#[test]
+fn components_are_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = composite_disk(dir.path());
+    let config = DiskConfig { image: Some(image.clone()), writable: true, ..Default::default() };
+    let refused = || {
+        let error = FileSet::default().from_config(&config, "vda").err().unwrap();
+        let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+        format!("{error}: {source}")
+    };
+    let data = dir.path().join("data");
+    File::options().write(true).open(&data).unwrap().set_len(8191).unwrap();
+    let short = refused();
+    assert!(short.contains("component 1 (\"data\")") && short.contains("8192, and it has 8191"), "{short}");
+    std::fs::remove_file(&data).unwrap();
+    assert!(refused().contains("/data"));
+    std::fs::create_dir(&data).unwrap();
+    assert!(refused().contains("/data"));
+    std::fs::write(&image, b"composite_disk\x1d\xff").unwrap();
+    assert!(refused().contains("/disk\": decode"), "{}", refused());
+}
