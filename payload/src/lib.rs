@@ -23,6 +23,7 @@
 #![forbid(unsafe_code)]
 
 pub mod apk;
+pub mod avb;
 mod der;
 pub mod disk;
 mod fields;

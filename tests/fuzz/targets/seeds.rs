@@ -10,6 +10,7 @@ use fuzz::driver::{AVAILABLE, IMAGE, QUEUE};
 use guest_api::ErrorCode;
 use guest_api::report::{Command, Message, Report};
 use libfuzzer_sys::fuzz_target;
+use payload::avb::{self, Descriptor};
 use payload::idsig::Idsig;
 use payload::metadata::{self, ApexPayload, Metadata};
 
@@ -31,6 +32,7 @@ fn write_seeds() -> io::Result<()> {
     };
     write("apk", &[SIGNED.clone()])?;
     write("signing_block", &[pairs()])?;
+    write("avb", &avb_inputs())?;
     let idsig = |salt: &[u8]| {
         let (idsig, tree) = Idsig::create(&*SIGNED, salt).expect("a signed archive");
         idsig.to_bytes(&tree)
@@ -43,6 +45,18 @@ fn write_seeds() -> io::Result<()> {
     write("boot_elf", &[kernel(1), kernel(3)])?;
     write("virtio_blk", &[block_request(0), block_request(1), block_request(4), block_request(8)])?;
     write("virtio_vsock", &[vsock_connection()])
+}
+
+fn avb_inputs() -> Vec<Vec<u8>> {
+    let key = avb::make::SigningKey::from_seed([1; 32], 2048).expect("a key");
+    let property = Descriptor::Property { key: "a".into(), value: b"b".to_vec() };
+    let command_line = Descriptor::KernelCommandLine { flags: 0, text: "quiet".into() };
+    let descriptors = vec![avb::make::hash_descriptor(b"kernel", b"salt", "boot"), property, command_line];
+    let statement = avb::make::Statement { descriptors, ..Default::default() };
+    let kernel = |key| statement.append_to(b"kernel".to_vec(), 6, key);
+    let tree = avb::make::image_with_hashtree(vec![1; 8192], b"salt", "a", &key);
+    let vbmeta = |key| statement.to_vbmeta(key);
+    vec![vbmeta(None), vbmeta(Some(&key)), kernel(Some(&key)), kernel(None), tree, key.public_key()]
 }
 
 fn manifest() -> Vec<u8> {
