@@ -1,5 +1,8 @@
 //! Little-endian fields read from hostile bytes, one after the other.
 
+/// Records of one sequence that are taken apart: no list of signers, certificates or attributes has as many.
+const MAX_RECORDS: usize = 1024;
+
 /// What is left of a record.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Fields<'a>(&'a [u8]);
@@ -53,15 +56,16 @@ impl<'a> Fields<'a> {
         self.bytes(len)
     }
 
-    /// The records of a length-prefixed sequence of length-prefixed records.
+    /// The records of a length-prefixed sequence of length-prefixed records, of which there are 1024 at most.
     pub(crate) fn sequence(&mut self) -> Option<Vec<Fields<'a>>> {
         Fields::new(self.prefixed()?).records()
     }
 
-    /// All that is left, as length-prefixed records.
+    /// All that is left, as length-prefixed records, of which there are 1024 at most.
     pub(crate) fn records(mut self) -> Option<Vec<Fields<'a>>> {
         let mut records = Vec::new();
         while !self.is_empty() {
+            (records.len() < MAX_RECORDS).then_some(())?;
             records.push(Fields::new(self.prefixed()?));
         }
         Some(records)
@@ -95,6 +99,14 @@ mod tests {
         assert_eq!(fields.u16(), Some(0x0201));
         assert!(fields.is_empty());
         assert_eq!((fields.u8(), fields.u32(), fields.u64()), (None, None, None));
+    }
+
+    #[test]
+    fn records_are_counted() {
+        for (count, fits) in [(0, true), (MAX_RECORDS, true), (MAX_RECORDS + 1, false)] {
+            let bytes = prefixed(&vec![0; 4 * count]);
+            assert_eq!(Fields::new(&bytes).sequence().map(|records| records.len()), fits.then_some(count));
+        }
     }
 
     #[test]

@@ -63,6 +63,22 @@ impl<'a> SignedContent<'a> {
         }
     }
 
+    /// As [`SignedContent::digest`], for a caller that keeps what was `computed` before.
+    pub(super) fn digest_once<'c>(
+        &self,
+        algorithm: ContentDigest,
+        computed: &'c mut Vec<(ContentDigest, Vec<u8>)>,
+    ) -> io::Result<&'c [u8]> {
+        let index = match computed.iter().position(|(known, _)| *known == algorithm) {
+            Some(index) => index,
+            None => {
+                computed.push((algorithm, self.digest(algorithm)?));
+                computed.len() - 1
+            }
+        };
+        Ok(&computed[index].1)
+    }
+
     fn verity(&self) -> io::Result<Vec<u8>> {
         if !ReadAt::len(&self.entries)?.is_multiple_of(BLOCK_LEN as u64) {
             return Err(io::Error::new(

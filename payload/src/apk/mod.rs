@@ -4,6 +4,7 @@ mod algorithm;
 pub mod archive;
 pub mod config;
 mod digest;
+mod directory;
 mod lineage;
 pub mod manifest;
 pub mod pack;
@@ -17,7 +18,11 @@ pub mod zip;
 
 pub use algorithm::{ContentDigest, KeyError, SignatureAlgorithm};
 pub use archive::{Apk, ApkError, Compression, Entry};
+pub use directory::DirectoryError;
 pub use lineage::LineageError;
 pub use manifest::{Manifest, ManifestError};
 pub use signer::SignerError;
-pub use verify::{SDK, Scheme, Signature, Signer, VerifyError, verify, verify_signature};
+pub use verify::{
+    SDK, Scheme, Signature, Signatures, Signer, Verified, VerifyError, verify, verify_all, verify_signature,
+    verify_signatures,
+};

@@ -9,21 +9,24 @@
 
 use std::ops::RangeInclusive;
 
-use super::algorithm::{ContentDigest, KeyError, SignatureAlgorithm};
+use super::algorithm::{ContentDigest, KeyError, SignatureAlgorithm, certifies};
 use super::lineage::LineageError;
 use crate::der;
 use crate::fields::Fields;
 use crate::hex::Hex;
 
 /// Why a signer is not believed. The sentences are those that users of Android's tools know.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SignerError {
-    /// A record that is cut short.
+    /// A record that is cut short, or stands twice where it may once.
     #[error("the signer's {0} is malformed")]
     Malformed(&'static str),
-    /// Only algorithms that are not accepted.
+    /// Only algorithms that nobody knows, or none.
     #[error("No supported APK signatures found")]
     NoAlgorithm,
+    /// Only algorithms that are not accepted, of which this is the strongest.
+    #[error("No supported APK signatures found: {0} is not accepted")]
+    Refused(SignatureAlgorithm),
     /// The signature is not the public key's over the signed data.
     #[error(transparent)]
     Signature(#[from] KeyError),
@@ -47,6 +50,9 @@ pub enum SignerError {
         /// Digest that was signed.
         expected: Vec<u8>,
     },
+    /// The content cannot be read, or not be digested by this algorithm.
+    #[error("digest the content: {0}")]
+    Content(String),
     /// The keys before this one did not hand over to it.
     #[error("the proof of rotation does not hold")]
     Lineage(#[from] LineageError),
@@ -74,7 +80,7 @@ pub(super) struct SignedData<'a> {
     digests: Vec<(u32, &'a [u8])>,
     certificates: Vec<&'a [u8]>,
     sdk: RangeInclusive<u32>,
-    attributes: Vec<(u32, &'a [u8])>,
+    attributes: Attributes<'a>,
 }
 
 /// A signer whose signature holds.
@@ -83,8 +89,12 @@ pub(super) struct VerifiedSigner<'a> {
     pub(super) algorithm: SignatureAlgorithm,
     pub(super) digest: &'a [u8],
     pub(super) certificate: &'a [u8],
-    attributes: Vec<(u32, &'a [u8])>,
+    attributes: Attributes<'a>,
 }
+
+/// Numbered values that a signer has signed besides, some of which change what its signature means.
+#[derive(Debug)]
+pub(super) struct Attributes<'a>(Vec<(u32, &'a [u8])>);
 
 impl<'a> SignerRecord<'a> {
     /// The signers in a scheme's record of the signing block.
@@ -115,23 +125,22 @@ impl<'a> SignerRecord<'a> {
         &self,
         layout: Layout,
     ) -> Result<impl Iterator<Item = (SignatureAlgorithm, &'a [u8])> + use<'a>, SignerError> {
-        let data =
-            SignedData::parse(self.signed_data, layout).ok_or(SignerError::Malformed("signed data"))?;
-        Ok(data
-            .digests
-            .into_iter()
-            .filter_map(|(id, digest)| Some((SignatureAlgorithm::from_id(id)?, digest))))
+        let digests = SignedData::parse(self.signed_data, layout)?.digests;
+        Ok(digests.into_iter().filter_map(|(id, digest)| Some((SignatureAlgorithm::from_id(id)?, digest))))
+    }
+
+    /// The attributes it lists, whether or not its signature holds.
+    pub(super) fn attributes(&self, layout: Layout) -> Result<Attributes<'a>, SignerError> {
+        SignedData::parse(self.signed_data, layout).map(|data| data.attributes)
     }
 
     /// Checks everything but the content: the signature by the strongest algorithm, and that what is signed agrees
     /// with what is not.
     pub(super) fn verify(&self, layout: Layout) -> Result<VerifiedSigner<'a>, SignerError> {
-        let (algorithm, signature) =
-            strongest(self.signatures.iter().copied()).ok_or(SignerError::NoAlgorithm)?;
+        let (algorithm, signature) = strongest(self.signatures.iter().copied())?;
         algorithm.verify(self.public_key, self.signed_data, signature)?;
 
-        let data =
-            SignedData::parse(self.signed_data, layout).ok_or(SignerError::Malformed("signed data"))?;
+        let data = SignedData::parse(self.signed_data, layout)?;
         if data.sdk != self.sdk {
             return Err(SignerError::SdkRange);
         }
@@ -139,11 +148,18 @@ impl<'a> SignerRecord<'a> {
         if !used.eq(data.digests.iter().map(|(id, _)| id)) {
             return Err(SignerError::AlgorithmsDiffer);
         }
-        let (_, digest) = strongest(data.digests.iter().copied()).ok_or(SignerError::NoAlgorithm)?;
-        let certificate = *data.certificates.first().ok_or(SignerError::NoCertificates)?;
-        let certified =
-            der::certificate_public_key(certificate).ok_or(SignerError::Malformed("certificate"))?;
-        if certified != self.public_key {
+        let (_, digest) = strongest(data.digests.iter().copied())?;
+        let keys: Vec<&[u8]> = data
+            .certificates
+            .iter()
+            .map(|certificate| {
+                der::certificate_public_key(certificate).ok_or(SignerError::Malformed("certificate"))
+            })
+            .collect::<Result<_, _>>()?;
+        let (Some(certificate), Some(certified)) = (data.certificates.first(), keys.first()) else {
+            return Err(SignerError::NoCertificates);
+        };
+        if !certifies(certified, self.public_key) {
             return Err(SignerError::KeyMismatch);
         }
         Ok(VerifiedSigner { algorithm, digest, certificate, attributes: data.attributes })
@@ -151,22 +167,32 @@ impl<'a> SignerRecord<'a> {
 }
 
 impl<'a> VerifiedSigner<'a> {
-    /// The value of the attribute numbered `id`.
-    pub(super) fn attribute(&self, id: u32) -> Option<&'a [u8]> {
-        self.attributes.iter().find(|(found, _)| *found == id).map(|(_, value)| *value)
+    pub(super) fn attributes(&self) -> &Attributes<'a> {
+        &self.attributes
+    }
+}
+
+impl<'a> Attributes<'a> {
+    /// The values of all attributes numbered `id`.
+    pub(super) fn all(&self, id: u32) -> impl Iterator<Item = &'a [u8]> {
+        self.0.iter().filter(move |(found, _)| *found == id).map(|(_, value)| *value)
     }
 
-    /// The 32-bit number that the attribute numbered `id` is.
-    pub(super) fn number(&self, id: u32) -> Result<Option<u32>, SignerError> {
-        let Some(value) = self.attribute(id) else { return Ok(None) };
-        Fields::new(value).u32().map(Some).ok_or(SignerError::Malformed("attribute"))
+    /// The 32-bit numbers that the attributes numbered `id` are.
+    pub(super) fn numbers(&self, id: u32) -> Result<Vec<u32>, SignerError> {
+        self.all(id)
+            .map(|value| Fields::new(value).u32().ok_or(SignerError::Malformed("attribute")))
+            .collect()
     }
 }
 
 impl<'a> SignedData<'a> {
     /// Writers of v2 leave bytes behind the attributes; they are signed and mean nothing.
-    fn parse(bytes: &'a [u8], layout: Layout) -> Option<Self> {
-        let mut fields = Fields::new(bytes);
+    fn parse(bytes: &'a [u8], layout: Layout) -> Result<Self, SignerError> {
+        Self::parse_fields(Fields::new(bytes), layout).ok_or(SignerError::Malformed("signed data"))
+    }
+
+    fn parse_fields(mut fields: Fields<'a>, layout: Layout) -> Option<Self> {
         let digests = numbered(fields.sequence()?)?;
         let certificates = fields.sequence()?.into_iter().map(Fields::rest).collect();
         let sdk = sdk_range(&mut fields, layout)?;
@@ -175,7 +201,7 @@ impl<'a> SignedData<'a> {
             .into_iter()
             .map(|mut record| Some((record.u32()?, record.rest())))
             .collect::<Option<Vec<_>>>()?;
-        Some(Self { digests, certificates, sdk, attributes })
+        Some(Self { digests, certificates, sdk, attributes: Attributes(attributes) })
     }
 }
 
@@ -191,10 +217,18 @@ fn numbered(records: Vec<Fields<'_>>) -> Option<Vec<(u32, &[u8])>> {
     records.into_iter().map(|mut record| Some((record.u32()?, record.prefixed()?))).collect()
 }
 
-/// The accepted algorithm with the strongest content digest; the first of equals.
-fn strongest<'a>(list: impl Iterator<Item = (u32, &'a [u8])>) -> Option<(SignatureAlgorithm, &'a [u8])> {
-    list.filter_map(|(id, value)| Some((SignatureAlgorithm::from_id(id)?, value))).reduce(|best, next| {
-        let strength = |algorithm: SignatureAlgorithm| -> ContentDigest { algorithm.content_digest() };
-        if strength(next.0) > strength(best.0) { next } else { best }
-    })
+/// The accepted algorithm with the strongest content digest, the first of equals; those that nobody knows are passed over.
+fn strongest<'a>(
+    list: impl Iterator<Item = (u32, &'a [u8])>,
+) -> Result<(SignatureAlgorithm, &'a [u8]), SignerError> {
+    let rank = |algorithm: SignatureAlgorithm| -> (bool, ContentDigest) {
+        (algorithm.is_accepted(), algorithm.content_digest())
+    };
+    let best = list
+        .filter_map(|(id, value)| Some((SignatureAlgorithm::from_id(id)?, value)))
+        .reduce(|best, next| if rank(next.0) > rank(best.0) { next } else { best });
+    match best {
+        Some((algorithm, _)) if !algorithm.is_accepted() => Err(SignerError::Refused(algorithm)),
+        best => best.ok_or(SignerError::NoAlgorithm),
+    }
 }

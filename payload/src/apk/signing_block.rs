@@ -17,6 +17,14 @@ pub const V2: u32 = 0x7109_871a;
 pub const V3: u32 = 0xf053_68c0;
 /// APK Signature Scheme v3.1.
 pub const V31: u32 = 0x1b93_ad61;
+/// What other records are known to hold, none of which says anything about who signed.
+const OTHERS: [(u32, &str); 5] = [
+    (PADDING, "verity padding"),
+    (0x504b_4453, "dependency information"),
+    (0x2146_444e, "Play frosting"),
+    (0x2b09_189e, "source stamp, version 1"),
+    (0x6dff_800d, "source stamp, version 2"),
+];
 /// Padding, so that the block ends at a multiple of 4 KiB.
 pub(super) const PADDING: u32 = 0x4272_6577;
 
@@ -92,16 +100,21 @@ impl SigningBlock {
         Ok(Self { start, records })
     }
 
-    /// The value of the first record numbered `id`.
-    pub fn get(&self, id: u32) -> Option<&[u8]> {
+    /// All records in their order: number and value.
+    pub fn records(&self) -> impl Iterator<Item = (u32, &[u8])> {
         let mut left = Fields::new(&self.records);
-        while let Some((found, value)) = record(&mut left) {
-            if found == id {
-                return Some(value);
-            }
-        }
-        None
+        std::iter::from_fn(move || record(&mut left))
     }
+
+    /// The value of the first record numbered `id`: the one that counts, as everywhere.
+    pub fn get(&self, id: u32) -> Option<&[u8]> {
+        self.records().find(|(found, _)| *found == id).map(|(_, value)| value)
+    }
+}
+
+/// What the record numbered `id` holds, when it is known and no signature.
+pub fn record_name(id: u32) -> Option<&'static str> {
+    OTHERS.iter().find(|(known, _)| *known == id).map(|(_, name)| *name)
 }
 
 fn record<'a>(fields: &mut Fields<'a>) -> Option<(u32, &'a [u8])> {
@@ -152,6 +165,17 @@ mod tests {
         assert_eq!(found.get(V3), Some(b"three".as_slice()));
         assert_eq!(found.get(V2), Some(b"".as_slice()));
         assert_eq!(found.get(V31), None);
+        let ids: Vec<u32> = found.records().map(|(id, _)| id).collect();
+        assert_eq!(ids, [V3, V2, PADDING]);
+        assert_eq!((record_name(PADDING), record_name(V3)), (Some("verity padding"), None));
+    }
+
+    #[test]
+    fn the_first_of_two_records_counts() {
+        let block = encode(&[(V3, b"first".to_vec()), (V3, b"second".to_vec())]);
+        let found = read(&block).unwrap();
+        assert_eq!(found.get(V3), Some(b"first".as_slice()));
+        assert_eq!(found.records().filter(|(id, _)| *id == V3).count(), 2);
     }
 
     #[test]

@@ -62,6 +62,8 @@ pub(crate) struct Forged {
     pub(crate) certificates: Vec<Vec<u8>>,
     pub(crate) signed_sdk: (u32, u32),
     pub(crate) attributes: Vec<(u32, Vec<u8>)>,
+    /// Behind the attributes.
+    pub(crate) trailing: Vec<u8>,
     /// Outside of the signed data.
     pub(crate) sdk: (u32, u32),
     /// Algorithms said to be used; the signature is by ECDSA with SHA-256 whatever they are.
@@ -79,6 +81,7 @@ impl Forged {
             certificates: vec![key.certificate().to_vec()],
             signed_sdk: (28, u32::MAX),
             attributes: Vec::new(),
+            trailing: Vec::new(),
             sdk: (28, u32::MAX),
             algorithms: vec![id],
             public_key: key.public_key().to_vec(),
@@ -119,7 +122,8 @@ impl Forged {
         let digests = list(self.digests.iter().map(|(id, digest)| numbered(*id, &prefixed(digest))));
         let attributes = list(self.attributes.iter().map(|(id, value)| numbered(*id, value)));
         let certificates = list(self.certificates.iter().cloned());
-        let data = [digests, certificates, range(self.signed_sdk), attributes].concat();
+        let data =
+            [digests, certificates, range(self.signed_sdk), attributes, self.trailing.clone()].concat();
         let signature = prefixed(&self.key.sign(&data));
         let signatures = list(self.algorithms.iter().map(|id| numbered(*id, &signature)));
         [prefixed(&data), range(self.sdk), signatures, prefixed(&self.public_key)].concat()

@@ -1,25 +1,33 @@
 //! Who signed an archive: APK Signature Schemes v3.1, v3 and v2, the first of them that the archive has.
 //!
 //! ```text
-//!   v3.1 has a signer for this SDK? ── yes ──> that one (a v3 block must be there as well)
+//!   v3.1 has a signer for this SDK? ── yes ──> that one (a v3 block must be there as well, and must know of it)
 //!     │ no
-//!   v3 block? ── yes ──> its one signer for this SDK; says it "v3.1 from SDK N"? then a v3.1 signer from N must exist
+//!   v3 block? ── yes ──> its one signer for this SDK; says it "v3.1 from SDK N"? then v3.1 must begin at N
 //!     │ no
-//!   v2 block? ── yes ──> all its signers; none may say "there is a v3 signature"
+//!   v2 block? ── yes ──> all its signers, ten at most; none may say "there is a v3 signature"
 //! ```
 //!
-//! So a better signature cannot be stripped to leave a worse one. An archive that may run in a VM has exactly one
-//! signer, because that signer is the VM's identity.
+//! So a better signature cannot be stripped to leave a worse one. [`verify_all`] believes all who signed; an archive
+//! that may run in a VM has exactly one signer, because that signer is the VM's identity: [`verify`].
 
 use std::io;
 
+use sha2::{Digest, Sha256, Sha512};
+
 use super::algorithm::{ContentDigest, SignatureAlgorithm};
 use super::digest::SignedContent;
+use super::directory::{self, DirectoryError};
 use super::lineage;
 use super::signer::{Layout, SignerError, SignerRecord, VerifiedSigner};
 use super::signing_block::{self, SigningBlock, SigningBlockError};
 use super::zip::{ZipError, ZipSections};
 use crate::ReadAt;
+
+mod report;
+mod rotation;
+
+pub use report::{OtherRecord, Report, SchemeReport, SignerReport, report};
 
 /// Android API level that the SDK ranges of signers are checked against.
 pub const SDK: u32 = 35;
@@ -28,11 +36,6 @@ pub const SDK: u32 = 35;
 const MAX_SIGNERS: usize = 10;
 /// Attribute of a v2 signer: the number of a better scheme that signed as well.
 pub(super) const STRIPPING_PROTECTION: u32 = 0xbeef_f00d;
-/// Attribute of a v3 signer: the SDK from which v3.1 holds.
-const ROTATION_MIN_SDK: u32 = 0x559f_8b02;
-
-/// Attribute of a v3.1 signer: the first SDK of its range means only previews of the one after it.
-const ROTATION_ON_DEVELOPMENT_RELEASE: u32 = 0xc2a6_b3ba;
 
 /// A signature scheme.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -61,6 +64,9 @@ pub enum VerifyError {
     /// No archive.
     #[error("find the archive's sections")]
     Sections(#[from] ZipError),
+    /// An archive whose entries are not to be told.
+    #[error("walk the archive's entries")]
+    Directory(#[from] DirectoryError),
     /// No signing block.
     #[error("find the archive's signatures")]
     Block(#[from] SigningBlockError),
@@ -76,6 +82,14 @@ pub enum VerifyError {
         found: usize,
         /// The SDK.
         sdk: u32,
+    },
+    /// More signers than a scheme has.
+    #[error("{found} signers found in the {scheme} signature, which may have {MAX_SIGNERS}")]
+    TooManySigners {
+        /// The scheme.
+        scheme: Scheme,
+        /// Its signers.
+        found: usize,
     },
     /// A signer says that there is a better signature, which is missing.
     #[error("the {signed} signature says that there is a {missing} one, which was stripped")]
@@ -111,20 +125,81 @@ pub struct Signer {
     pub lineage: Vec<Vec<u8>>,
 }
 
-/// A signature that holds, over content not yet compared with it.
+impl Signer {
+    /// SHA-256 of the certificate: what signing tools show.
+    pub fn certificate_sha256(&self) -> [u8; 32] {
+        Sha256::digest(&self.certificate).into()
+    }
+
+    /// SHA-512 of the certificate: what a VM's identity is made of.
+    pub fn certificate_sha512(&self) -> [u8; 64] {
+        Sha512::digest(&self.certificate).into()
+    }
+}
+
+/// Who signed every byte of an archive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verified {
+    /// The scheme that counts.
+    pub scheme: Scheme,
+    /// Its signers, at least one; more than one only with v2.
+    pub signers: Vec<Signer>,
+}
+
+/// Signatures that hold, all by one scheme, over content not yet compared with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use = "the content is not verified yet"]
-pub struct Signature {
-    signer: Signer,
+pub struct Signatures {
+    scheme: Scheme,
+    /// Each with the digest of the content that it signed; at least one.
+    signers: Vec<(Signer, Vec<u8>)>,
     sections: ZipSections,
     entries_end: u64,
-    digest: Vec<u8>,
 }
+
+impl Signatures {
+    /// The scheme that counts.
+    pub fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
+    /// Who signed; the content may still be another.
+    pub fn signers(&self) -> impl ExactSizeIterator<Item = &Signer> {
+        self.signers.iter().map(|(signer, _)| signer)
+    }
+
+    /// Compares all of the archive with what was signed, reading it once for each kind of digest.
+    ///
+    /// # Errors
+    /// [`VerifyError::Signer`] with [`SignerError::Digest`] when it is not the same.
+    pub fn verify_content(self, reader: &dyn ReadAt) -> Result<Verified, VerifyError> {
+        let content =
+            SignedContent::new(reader, &self.sections, self.entries_end).map_err(VerifyError::Content)?;
+        let mut computed: Vec<(ContentDigest, Vec<u8>)> = Vec::new();
+        for (signer, expected) in &self.signers {
+            let found = content
+                .digest_once(signer.algorithm.content_digest(), &mut computed)
+                .map_err(VerifyError::Content)?;
+            if found != expected {
+                let source = SignerError::Digest { computed: found.to_vec(), expected: expected.clone() };
+                return Err(VerifyError::Signer { scheme: self.scheme, source });
+            }
+        }
+        let signers = self.signers.into_iter().map(|(signer, _)| signer).collect();
+        Ok(Verified { scheme: self.scheme, signers })
+    }
+}
+
+/// The signature of an archive's only signer, over content not yet compared with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use = "the content is not verified yet"]
+pub struct Signature(Signatures);
 
 impl Signature {
     /// Who signed; the content may still be another.
     pub fn signer(&self) -> &Signer {
-        &self.signer
+        let (signer, _) = &self.0.signers[0];
+        signer
     }
 
     /// Compares all of the archive with what was signed.
@@ -132,14 +207,7 @@ impl Signature {
     /// # Errors
     /// [`VerifyError::Signer`] with [`SignerError::Digest`] when it is not the same.
     pub fn verify_content(self, reader: &dyn ReadAt) -> Result<Signer, VerifyError> {
-        let computed = SignedContent::new(reader, &self.sections, self.entries_end)
-            .and_then(|content| content.digest(self.signer.algorithm.content_digest()))
-            .map_err(VerifyError::Content)?;
-        if computed != self.digest {
-            let source = SignerError::Digest { computed, expected: self.digest };
-            return Err(VerifyError::Signer { scheme: self.signer.scheme, source });
-        }
-        Ok(self.signer)
+        self.0.verify_content(reader).map(|mut verified| verified.signers.swap_remove(0))
     }
 }
 
@@ -151,15 +219,40 @@ pub fn verify(reader: &dyn ReadAt, sdk: u32) -> Result<Signer, VerifyError> {
     verify_signature(reader, sdk)?.verify_content(reader)
 }
 
-/// Verifies the signature alone, which reads no more than the signing block.
+/// Verifies the archive that fills `reader` exactly, for `sdk`, which any number of signers that its scheme allows may
+/// have signed: reads all of it, on all processors.
+///
+/// # Errors
+/// [`VerifyError`] unless every signer that counts vouches for every byte.
+pub fn verify_all(reader: &dyn ReadAt, sdk: u32) -> Result<Verified, VerifyError> {
+    verify_signatures(reader, sdk)?.verify_content(reader)
+}
+
+/// Verifies the only signer's signature, which reads no more than the signing block and the central directory.
 ///
 /// # Errors
 /// [`VerifyError`] unless one signer, and one only, has signed some content.
 pub fn verify_signature(reader: &dyn ReadAt, sdk: u32) -> Result<Signature, VerifyError> {
+    let signatures = verify_signatures(reader, sdk)?;
+    match signatures.signers.len() {
+        1 => Ok(Signature(signatures)),
+        found => Err(VerifyError::SignerCount { scheme: signatures.scheme, found, sdk }),
+    }
+}
+
+/// Verifies all signatures that count, which reads no more than the signing block and the central directory.
+///
+/// # Errors
+/// [`VerifyError`] unless all who had to sign have signed some content.
+pub fn verify_signatures(reader: &dyn ReadAt, sdk: u32) -> Result<Signatures, VerifyError> {
     let sections = ZipSections::read(reader)?;
+    directory::check(reader, &sections)?;
     let block = SigningBlock::read(reader, &sections)?;
     let (scheme, verified) = match (block.get(signing_block::V3), block.get(signing_block::V31)) {
-        (Some(v3), v31) => verify_v3(v3, v31, sdk)?,
+        (Some(v3), v31) => {
+            let (scheme, verified) = rotation::verify(v3, v31, sdk)?;
+            (scheme, vec![verified])
+        }
         (None, Some(_)) => {
             return Err(VerifyError::Stripped { signed: Scheme::V31, missing: Scheme::V3 });
         }
@@ -168,91 +261,46 @@ pub fn verify_signature(reader: &dyn ReadAt, sdk: u32) -> Result<Signature, Veri
             (Scheme::V2, verify_v2(v2, sdk)?)
         }
     };
-    let lineage = match verified.attribute(lineage::ATTRIBUTE) {
-        Some(proof) if scheme != Scheme::V2 => lineage::verify(proof, verified.certificate)
-            .map_err(|error| signer_error(scheme)(error.into()))?,
-        _ => Vec::new(),
+    let signers = verified
+        .into_iter()
+        .map(|verified| Ok((signer(scheme, &verified)?, verified.digest.to_vec())))
+        .collect::<Result<_, _>>()
+        .map_err(signer_error(scheme))?;
+    Ok(Signatures { scheme, signers, sections, entries_end: block.start })
+}
+
+/// Who that is, its proof of rotation verified.
+fn signer(scheme: Scheme, verified: &VerifiedSigner<'_>) -> Result<Signer, SignerError> {
+    let lineage = match scheme {
+        Scheme::V2 => Vec::new(),
+        Scheme::V3 | Scheme::V31 => lineage::of(verified)?,
     };
     let certificate = verified.certificate.to_vec();
-    let signer = Signer { scheme, algorithm: verified.algorithm, certificate, lineage };
-    Ok(Signature { signer, sections, entries_end: block.start, digest: verified.digest.to_vec() })
+    Ok(Signer { scheme, algorithm: verified.algorithm, certificate, lineage })
 }
 
 fn signer_error(scheme: Scheme) -> impl Fn(SignerError) -> VerifyError {
     move |source| VerifyError::Signer { scheme, source }
 }
 
-fn verify_v3<'a>(
-    v3: &'a [u8],
-    v31: Option<&'a [u8]>,
-    sdk: u32,
-) -> Result<(Scheme, VerifiedSigner<'a>), VerifyError> {
-    let newer = v31
-        .map(|value| SignerRecord::parse_all(value, Layout::V3).map_err(signer_error(Scheme::V31)))
-        .transpose()?
-        .unwrap_or_default();
-    if let Some(fitting) = newer.iter().find(|signer| signer.sdk().contains(&sdk)) {
-        let verified = verify_for_sdk(&newer, Scheme::V31, sdk)?;
-        let preview_only =
-            *fitting.sdk().start() == sdk && verified.attribute(ROTATION_ON_DEVELOPMENT_RELEASE).is_some();
-        if !preview_only {
-            return Ok((Scheme::V31, verified));
-        }
-    }
-    let failed = signer_error(Scheme::V3);
-    let stripped = || VerifyError::Stripped { signed: Scheme::V3, missing: Scheme::V31 };
-    let signers = SignerRecord::parse_all(v3, Layout::V3).map_err(&failed)?;
-    let rotated_from = |signer: &VerifiedSigner<'_>| signer.number(ROTATION_MIN_SDK).map_err(&failed);
-    if v31.is_none() && signers.iter().all(|signer| !signer.sdk().contains(&sdk)) {
-        // Nobody is left for this SDK: a better reason than that is a signer who says where the other one was.
-        for signer in signers.iter().take(MAX_SIGNERS) {
-            if let Ok(verified) = signer.verify(Layout::V3)
-                && rotated_from(&verified)?.is_some_and(|from| from <= sdk)
-            {
-                return Err(stripped());
-            }
-        }
-    }
-    let verified = verify_for_sdk(&signers, Scheme::V3, sdk)?;
-    if let Some(from) = rotated_from(&verified)?
-        && !newer.iter().any(|signer| *signer.sdk().start() == from)
-    {
-        return Err(stripped());
-    }
-    Ok((Scheme::V3, verified))
-}
-
-/// The one signer whose SDK range holds `sdk`.
-fn verify_for_sdk<'a>(
-    signers: &[SignerRecord<'a>],
-    scheme: Scheme,
-    sdk: u32,
-) -> Result<VerifiedSigner<'a>, VerifyError> {
-    let fitting: Vec<_> = signers.iter().filter(|signer| signer.sdk().contains(&sdk)).collect();
-    match fitting[..] {
-        [signer] => signer.verify(Layout::V3).map_err(signer_error(scheme)),
-        _ => Err(VerifyError::SignerCount { scheme, found: fitting.len(), sdk }),
-    }
-}
-
-/// Every signer must hold; then there must be one.
-fn verify_v2(value: &[u8], sdk: u32) -> Result<VerifiedSigner<'_>, VerifyError> {
+/// Every signer must hold, and none may know of a better scheme.
+fn verify_v2(value: &[u8], sdk: u32) -> Result<Vec<VerifiedSigner<'_>>, VerifyError> {
     let failed = signer_error(Scheme::V2);
-    let count = |found| VerifyError::SignerCount { scheme: Scheme::V2, found, sdk };
     let signers = SignerRecord::parse_all(value, Layout::V2).map_err(&failed)?;
-    if signers.len() > MAX_SIGNERS {
-        return Err(count(signers.len()));
+    match signers.len() {
+        0 => return Err(VerifyError::SignerCount { scheme: Scheme::V2, found: 0, sdk }),
+        1..=MAX_SIGNERS => {}
+        found => return Err(VerifyError::TooManySigners { scheme: Scheme::V2, found }),
     }
     let mut verified = Vec::new();
     for signer in &signers {
         let signer = signer.verify(Layout::V2).map_err(&failed)?;
-        if signer.number(STRIPPING_PROTECTION).map_err(&failed)? == Some(3) {
+        if signer.attributes().numbers(STRIPPING_PROTECTION).map_err(&failed)?.contains(&3) {
             return Err(VerifyError::Stripped { signed: Scheme::V2, missing: Scheme::V3 });
         }
         verified.push(signer);
     }
-    let found = verified.len();
-    verified.pop().filter(|_| found == 1).ok_or_else(|| count(found))
+    Ok(verified)
 }
 
 /// The digest that an idsig names its archive by: that of the strongest v3 algorithm, or v2 where there is no v3, as

@@ -93,10 +93,37 @@ fn keys_that_are_none_are_refused() {
 #[test]
 fn numbers_are_the_published_ones() {
     for id in [0x0101, 0x0102, 0x0103, 0x0104, 0x0201, 0x0202, 0x0421, 0x0423] {
-        assert_eq!(SignatureAlgorithm::from_id(id).unwrap().id(), id);
+        let algorithm = SignatureAlgorithm::from_id(id).unwrap();
+        assert_eq!((algorithm.id(), algorithm.is_accepted()), (id, true));
     }
-    // DSA is refused, with chunks and with a hash tree.
-    for id in [0x0301, 0x0425, 0, u32::MAX] {
+    for id in [0, 0x0105, 0x0302, 0x0422, 0x0424, u32::MAX] {
         assert_eq!(SignatureAlgorithm::from_id(id), None);
+    }
+}
+
+/// Section 4: DSA is refused, with chunks and with a hash tree, and by its name.
+#[test]
+fn dsa_is_known_and_refused() {
+    for (id, digest) in [(0x0301, ContentDigest::ChunkedSha256), (0x0425, ContentDigest::VerityChunkedSha256)]
+    {
+        let dsa = SignatureAlgorithm::from_id(id).unwrap();
+        assert_eq!((dsa.id(), dsa.is_accepted(), dsa.content_digest()), (id, false, digest));
+        let refused = dsa.verify(&[], b"", b"").unwrap_err();
+        assert_eq!(refused, KeyError::Refused(dsa));
+        assert!(refused.to_string().starts_with("DSA with SHA-256"), "{refused}");
+    }
+}
+
+/// A certificate may have the modulus without the zero in front of it; no other difference is overlooked.
+#[test]
+fn a_modulus_may_lack_its_sign_in_the_certificate() {
+    let modulus = [vec![0, 0x80], vec![1; 255]].concat();
+    let (right, short) = (rsa_key(&modulus, &[1, 0, 1]), rsa_key(&modulus[1..], &[1, 0, 1]));
+    assert!(certifies(&right, &right) && certifies(&short, &right));
+    assert!(!certifies(&right, &short), "signers write it right");
+    assert!(!certifies(&rsa_key(&modulus[1..], &[3]), &right));
+    assert!(!certifies(&ec_key(SECP256R1, &[4; 65]), &right));
+    for len in 0..short.len() {
+        assert!(!certifies(&short[..len], &right));
     }
 }

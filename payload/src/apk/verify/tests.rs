@@ -1,8 +1,11 @@
 use super::super::algorithm::KeyError;
 use super::super::lineage::LineageError;
 use super::super::testing::{Forged, digest, key_of, lineage, pack, signed, signers, with_block};
+use super::rotation::{ROTATION_MIN_SDK, ROTATION_ON_DEVELOPMENT_RELEASE};
 use super::*;
 use crate::apk::signing_block::{V2, V3, V31};
+
+mod situations;
 
 fn apk() -> Vec<u8> {
     pack(b"content")
@@ -65,7 +68,7 @@ fn one_signer_for_the_sdk() {
 fn disagreements_are_refused() {
     let ecdsa = SignatureAlgorithm::EcdsaSha256.id();
     let other = key_of(2);
-    let cases: [(Forged, SignerError, &str); 8] = [
+    let cases: [(Forged, SignerError, &str); 9] = [
         (Forged { sdk: (27, u32::MAX), ..good() }, SignerError::SdkRange, "SDK versions mismatch"),
         (
             Forged { digests: Vec::new(), ..good() },
@@ -88,9 +91,14 @@ fn disagreements_are_refused() {
             "Public key mismatch",
         ),
         (
-            Forged { algorithms: vec![0x0301], ..good() },
+            Forged { algorithms: vec![0x0105], ..good() },
             SignerError::NoAlgorithm,
             "No supported APK signatures found",
+        ),
+        (
+            Forged { algorithms: vec![0x0301], ..good() },
+            SignerError::Refused(SignatureAlgorithm::DsaSha256),
+            "No supported APK signatures found: DSA with SHA-256 is not accepted",
         ),
         (
             Forged { public_key: other.public_key().to_vec(), ..good() },
@@ -135,7 +143,7 @@ fn the_strongest_algorithm_counts() {
         let record = Forged { digests, algorithms, ..good() }.v3();
         let signature = verify_signature(&with_block(&apk(), &[(V3, signers(&[record]))]), SDK).unwrap();
         assert_eq!(signature.signer().algorithm, SignatureAlgorithm::VerityEcdsaSha256);
-        assert_eq!(signature.digest, [0; 40]);
+        assert_eq!(signature.0.signers[0].1, [0; 40]);
     }
     assert!(ContentDigest::ChunkedSha512 > ContentDigest::VerityChunkedSha256);
 }
@@ -168,6 +176,8 @@ fn stripped_signatures_are_noticed() {
     let v31_from = |sdk| signers(&[good().by(key_of(2)).for_sdk(sdk, u32::MAX).v3()]);
     stripped(verify_records(&[(V3, v3.clone())]), Scheme::V3, Scheme::V31);
     stripped(verify_records(&[(V3, v3.clone()), (V31, v31_from(37))]), Scheme::V3, Scheme::V31);
+    // It must be the one that was meant, also where v3.1 is the one that counts.
+    stripped(verify_records(&[(V3, v3.clone()), (V31, v31_from(34))]), Scheme::V3, Scheme::V31);
     assert_eq!(verify_records(&[(V3, v3), (V31, v31_from(36))]).unwrap().scheme, Scheme::V3);
     stripped(verify_records(&[(V31, v31_from(28))]), Scheme::V31, Scheme::V3);
     // An attribute too short to be a number is no way around it.
@@ -231,7 +241,8 @@ fn v2_signers_are_all_verified() {
     };
     assert_eq!(count(&[]), 0);
     assert_eq!(count(&[good().v2(), good().by(key_of(2)).v2()]), 2);
-    assert_eq!(count(&vec![good().v2(); 11]), 11);
+    let many = verify_records(&[(V2, signers(&vec![good().v2(); 11]))]);
+    assert!(matches!(many, Err(VerifyError::TooManySigners { scheme: Scheme::V2, found: 11 })), "{many:?}");
     let bad = Forged { certificates: Vec::new(), ..good() }.v2();
     let found = verify_records(&[(V2, signers(&[good().v2(), bad]))]);
     assert_refused(found, Scheme::V2, &SignerError::NoCertificates);
