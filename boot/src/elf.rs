@@ -1,29 +1,27 @@
-//! ELF64 executables as kernels (System V ABI, chapters 4 and 5): headers checked whole, segments read straight
-//! into guest memory.
+//! ELF64 executables as kernels (System V ABI, chapters 4 and 5): headers checked whole, and the notes that say
+//! how to enter them.
 
-use std::fs::File;
-use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::FileExt;
+mod notes;
 
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use std::io;
 
 use crate::arch::{ELF_MACHINE, ELF_MACHINE_NAME};
-use crate::{LoadError, io_error};
+use crate::bytes::{u16_at, u32_at, u64_at};
+use crate::kernel::{Protocol, ReadAt, Segment};
+use notes::Notes;
 
+/// How an ELF file begins.
+pub const MAGIC: &[u8] = b"\x7fELF";
 const HEADER_SIZE: u64 = 64;
 const PROGRAM_HEADER_SIZE: u16 = 56;
 const PROGRAM_HEADERS_MAX: u16 = 128;
-/// Read at once: the header and, in every ordinary kernel, the program headers behind it.
-const HEAD: u64 = 4096;
 const PT_LOAD: u32 = 1;
+const PT_NOTE: u32 = 4;
 
 /// Why a file is not a kernel that can be started.
 #[derive(Debug, thiserror::Error)]
 pub enum ElfError {
-    /// A directory, a pipe or a device.
-    #[error("not a regular file")]
-    NotAFile,
-    /// Its length or a header could not be read.
+    /// A header could not be read.
     #[error("read {what}")]
     Read {
         /// What was being read.
@@ -31,9 +29,6 @@ pub enum ElfError {
         /// The cause.
         source: io::Error,
     },
-    /// The magic number is missing.
-    #[error("not an ELF file")]
-    NotElf,
     /// For another CPU.
     #[error("ELF for machine {found}, expected {ELF_MACHINE_NAME}")]
     Machine {
@@ -88,81 +83,51 @@ pub enum ElfError {
     Entry(u64),
 }
 
-/// One loadable segment; its sums do not overflow and its file bytes exist.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Segment {
-    /// Index of its program header.
-    pub index: usize,
-    /// Where its bytes begin in the file.
-    pub offset: u64,
-    /// How many bytes it has there; the rest of its memory is zero.
-    pub file_size: u64,
-    /// Guest physical address.
-    pub address: u64,
-    /// Bytes in memory, at least `file_size`, not 0.
-    pub memory_size: u64,
-}
-
-impl Segment {
-    /// One past its last address.
-    pub fn end(&self) -> u64 {
-        self.address + self.memory_size
-    }
-}
-
-/// The checked headers of a kernel image.
+/// The checked headers of an ELF kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Kernel {
-    entry: u64,
-    segments: Vec<Segment>,
+pub struct Elf {
+    /// How it is entered.
+    pub protocol: Protocol,
+    /// Guest physical address of the first instruction.
+    pub entry: u64,
+    /// What is loaded, lowest address first, without overlaps.
+    pub segments: Vec<Segment>,
 }
 
-impl Kernel {
-    /// Reads and checks the headers of `file`.
+impl Elf {
+    /// Checks the headers of an image of `len` bytes, of which `head` are the first: all of them, or more than an
+    /// ELF header has.
     ///
     /// # Errors
     /// See [`ElfError`]; the first rule that is broken is named.
-    pub fn parse(file: &File) -> Result<Self, ElfError> {
-        let metadata = file.metadata().map_err(|source| ElfError::Read { what: "file length", source })?;
-        if !metadata.is_file() {
-            return Err(ElfError::NotAFile);
-        }
-        Self::parse_with(metadata.len(), |offset, data| file.read_exact_at(data, offset))
-    }
-
-    /// As [`Self::parse`], for an image of `len` bytes that `read_at` fills a buffer from.
-    ///
-    /// # Errors
-    /// See [`ElfError`].
-    pub fn parse_with(
-        len: u64,
-        mut read_at: impl FnMut(u64, &mut [u8]) -> io::Result<()>,
-    ) -> Result<Self, ElfError> {
-        let mut head = vec![0; usize::try_from(len.min(HEAD)).unwrap_or_default()];
-        read_at(0, &mut head).map_err(|source| ElfError::Read { what: "ELF header", source })?;
-        if !head.starts_with(b"\x7fELF") {
-            return Err(ElfError::NotElf);
-        }
-        let header = Header::parse(&head, len)?;
-        let end = header.table + u64::from(header.entries) * u64::from(PROGRAM_HEADER_SIZE);
-        let range = usize::try_from(header.table).ok().zip(usize::try_from(end).ok());
-        let table = match range.and_then(|(from, to)| head.get(from..to)) {
+    pub fn parse(head: &[u8], len: u64, read_at: &mut ReadAt<'_>) -> Result<Self, ElfError> {
+        let header = Header::parse(head, len)?;
+        let size = usize::from(header.entries) * usize::from(PROGRAM_HEADER_SIZE);
+        let start = usize::try_from(header.table).ok();
+        let range = start.and_then(|start| Some(start..start.checked_add(size)?));
+        let table = match range.and_then(|range| head.get(range)) {
             Some(table) => table.to_vec(),
             None => {
-                let mut table = vec![0; usize::from(header.entries) * usize::from(PROGRAM_HEADER_SIZE)];
+                let mut table = vec![0; size];
                 read_at(header.table, &mut table)
                     .map_err(|source| ElfError::Read { what: "program headers", source })?;
                 table
             }
         };
         let mut segments = Vec::new();
+        let mut notes = Notes::default();
         for (index, raw) in table.chunks_exact(usize::from(PROGRAM_HEADER_SIZE)).enumerate() {
-            segments.extend(segment(index, raw, len)?);
+            match u32_at(raw, 0) {
+                PT_LOAD => segments.extend(segment(index, raw, len)?),
+                PT_NOTE => notes.read(index, u64_at(raw, 8), u64_at(raw, 32), len, read_at)?,
+                _ => {}
+            }
         }
-        Self::checked(header.entry, segments)
+        let (protocol, entry) = notes.entry(header.entry);
+        Self::checked(protocol, entry, segments)
     }
 
-    fn checked(entry: u64, mut segments: Vec<Segment>) -> Result<Self, ElfError> {
+    fn checked(protocol: Protocol, entry: u64, mut segments: Vec<Segment>) -> Result<Self, ElfError> {
         if segments.is_empty() {
             return Err(ElfError::Empty);
         }
@@ -175,29 +140,7 @@ impl Kernel {
         if !segments.iter().any(|s| entry >= s.address && entry - s.address < s.file_size) {
             return Err(ElfError::Entry(entry));
         }
-        Ok(Self { entry, segments })
-    }
-
-    /// Guest physical address of the first instruction.
-    pub fn entry(&self) -> u64 {
-        self.entry
-    }
-
-    /// What is loaded, lowest address first, without overlaps.
-    pub fn segments(&self) -> &[Segment] {
-        &self.segments
-    }
-
-    /// Reads the segments into guest memory, one read each; what is zero in them is left as it is.
-    pub(crate) fn read_into(&self, mem: &GuestMemoryMmap, mut file: &File) -> Result<(), LoadError> {
-        for segment in self.segments.iter().filter(|s| s.file_size > 0) {
-            let failed = |source| LoadError::ReadSegment { index: segment.index, source };
-            file.seek(SeekFrom::Start(segment.offset)).map_err(failed)?;
-            let size = usize::try_from(segment.file_size).expect("a segment that fits memory fits usize");
-            mem.read_exact_volatile_from(GuestAddress(segment.address), &mut file, size)
-                .map_err(|e| failed(io_error(e)))?;
-        }
-        Ok(())
+        Ok(Self { protocol, entry, segments })
     }
 }
 
@@ -239,11 +182,8 @@ impl Header {
     }
 }
 
-/// Checks one program header; `None` when it loads nothing.
+/// Checks the header of a loadable segment; `None` when it is empty.
 fn segment(index: usize, raw: &[u8], len: u64) -> Result<Option<Segment>, ElfError> {
-    if u32_at(raw, 0) != PT_LOAD {
-        return Ok(None);
-    }
     let (offset, address) = (u64_at(raw, 8), u64_at(raw, 24));
     let (file_size, memory_size) = (u64_at(raw, 32), u64_at(raw, 40));
     let broken = |field, found, expected| Err(ElfError::Segment { index, field, found, expected });
@@ -263,19 +203,6 @@ fn within(offset: u64, size: u64, len: u64, what: impl FnOnce() -> String) -> Re
         Some(end) if end <= len => Ok(()),
         end => Err(ElfError::PastEnd { what: what(), end: end.unwrap_or(u64::MAX), len }),
     }
-}
-
-/// The callers have checked that the bytes are there; a missing byte would read as 0.
-fn u16_at(bytes: &[u8], at: usize) -> u16 {
-    bytes.get(at..at + 2).and_then(|b| b.try_into().ok()).map_or(0, u16::from_le_bytes)
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes)
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes)
 }
 
 #[cfg(test)]

@@ -6,24 +6,25 @@ use std::ops::Range;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use crate::elf::Segment;
-use crate::{LoadError, io_error};
+use crate::kernel::Segment;
+use crate::{LoadError, io_error, put};
 
 const PAGE: u64 = 0x1000;
 /// Linux looks for the next archive at a multiple of 4 (Documentation/driver-api/early-userspace/buffer-format.rst).
 const ARCHIVE_ALIGN: u64 = 4;
 
-/// Ramdisks with their sizes, not yet placed.
+/// Ramdisks with their sizes, and what follows them, not yet placed.
 pub struct Initrd<'a> {
     files: Vec<(&'a File, u64)>,
+    trailer: &'a [u8],
     size: u64,
 }
 
 impl<'a> Initrd<'a> {
-    /// Takes the sizes of `files`.
-    pub fn measure(files: &[&'a File]) -> Result<Self, LoadError> {
+    /// Takes the sizes of `files`, which `trailer` follows.
+    pub fn measure(files: &[&'a File], trailer: &'a [u8]) -> Result<Self, LoadError> {
         let mut measured = Vec::with_capacity(files.len());
-        let mut size = 0_u64;
+        let mut size = trailer.len() as u64;
         for (index, file) in files.iter().enumerate() {
             let failed = |source| LoadError::ReadInitrd { index, source };
             let metadata = file.metadata().map_err(failed)?;
@@ -38,10 +39,10 @@ impl<'a> Initrd<'a> {
                 .ok_or_else(|| failed(io::ErrorKind::FileTooLarge.into()))?;
             measured.push((*file, metadata.len()));
         }
-        Ok(Self { files: measured, size })
+        Ok(Self { files: measured, trailer, size })
     }
 
-    /// Bytes of all ramdisks with their padding.
+    /// Bytes of all ramdisks with their padding, and of the trailer.
     pub fn size(&self) -> u64 {
         self.size
     }
@@ -75,7 +76,7 @@ impl<'a> Initrd<'a> {
                 .map_err(|e| failed(io_error(e)))?;
             at += len.next_multiple_of(ARCHIVE_ALIGN);
         }
-        Ok(())
+        put(mem, at, self.trailer)
     }
 }
 
@@ -98,19 +99,19 @@ mod tests {
     #[test]
     fn several_are_one_each_padded_to_four() {
         let (a, b, c) = (file(5, b'a'), file(4, b'b'), file(3, b'c'));
-        let initrd = Initrd::measure(&[&a, &b, &c]).unwrap();
-        assert_eq!(initrd.size(), 16);
+        let initrd = Initrd::measure(&[&a, &b, &c], b"end").unwrap();
+        assert_eq!(initrd.size(), 19);
         let mem = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x2000)]).unwrap();
         initrd.read_into(&mem, 0x1000).unwrap();
-        let mut bytes = [0xff; 16];
+        let mut bytes = [0xff; 19];
         mem.read_slice(&mut bytes, GuestAddress(0x1000)).unwrap();
-        assert_eq!(&bytes, b"aaaaa\0\0\0bbbbccc\0");
+        assert_eq!(&bytes, b"aaaaa\0\0\0bbbbccc\0end");
     }
 
     #[test]
     fn it_lies_at_the_top_or_in_the_highest_gap_that_holds_it() {
         let a = file(0x1801, 1);
-        let initrd = Initrd::measure(&[&a]).unwrap();
+        let initrd = Initrd::measure(&[&a], &[]).unwrap();
         let usable = 0x10_0000..0x20_0000;
         assert_eq!(initrd.place(&usable, &[]).unwrap(), 0x1f_e000);
         assert_eq!(initrd.place(&(0x10_0000..0x20_0fff), &[]).unwrap(), 0x1f_e000, "last page is not whole");
@@ -128,7 +129,7 @@ mod tests {
     #[test]
     fn a_file_that_shrinks_is_an_error() {
         let a = file(100, 1);
-        let initrd = Initrd::measure(&[&a]).unwrap();
+        let initrd = Initrd::measure(&[&a], &[]).unwrap();
         a.set_len(50).unwrap();
         let mem = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x1000)]).unwrap();
         assert!(matches!(initrd.read_into(&mem, 0), Err(LoadError::ReadInitrd { index: 0, .. })));
@@ -137,7 +138,7 @@ mod tests {
     #[test]
     fn a_directory_is_not_a_ramdisk() {
         let directory = File::open("/").unwrap();
-        let found = Initrd::measure(&[&directory]).map(|_| ());
+        let found = Initrd::measure(&[&directory], &[]).map(|_| ());
         assert!(matches!(found, Err(LoadError::ReadInitrd { index: 0, .. })));
     }
 
@@ -151,7 +152,7 @@ mod tests {
         ) {
             let usable = 0x10_0000..top;
             let segments: Vec<_> = starts.iter().map(|s| seg(s * 0x1000, len)).collect();
-            let initrd = Initrd { files: Vec::new(), size };
+            let initrd = Initrd { files: Vec::new(), trailer: &[], size };
             if let Ok(at) = initrd.place(&usable, &segments) {
                 prop_assert_eq!(at % PAGE, 0);
                 prop_assert!(at >= usable.start && at + size <= usable.end);

@@ -1,10 +1,12 @@
 //! Kernel loading: guest memory in, registers out.
 //!
 //! ```text
-//!   kernel (ELF64) ─ Kernel::parse ─┐
-//!   initrds ────────────────────────┤            ┌─> guest memory: image, initrd, command line, tables
-//!   command line (Cmdline) ─────────┼─ load() ───┤
-//!   layout of RAM ──────────────────┘            └─> BootState: every register the first vCPU starts with
+//!   kernel (ELF64, bzImage) ─ Kernel::parse ─┐
+//!   initrds, BootConfig ─────────────────────┤            ┌─> guest memory: image, initrd, command line, tables
+//!   command line (Cmdline) ──────────────────┼─ load() ───┤   (boot_params or hvm_start_info, ACPI, MP)
+//!   layout of RAM, devices, a random seed ───┘            └─> BootState: every register the first vCPU starts with
+//!
+//!   a raw ROM ─ Rom::read ─ load_rom() ─> the same, and pages to be mapped so that they end at 4 GiB
 //! ```
 //!
 //! Nothing here knows KVM or devices, so all of it is tested without either. Kernels and initrds are taken as
@@ -13,29 +15,69 @@
 #![forbid(unsafe_code)]
 
 pub mod arch;
+mod bootconfig;
+mod bytes;
+mod bzimage;
 mod cmdline;
 mod elf;
 mod initrd;
+mod kernel;
 
 use std::fs::File;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, guest_memory};
 
-pub use arch::{BootState, Segment, Table, layout, load, memory_regions};
+pub use arch::{BootState, Rom, Segment, Table, layout, load, load_rom, memory_regions};
+pub use bootconfig::{BootConfig, BootConfigError, BootValue};
+pub use bzimage::BzImageError;
 pub use cmdline::{Cmdline, CmdlineError};
-pub use elf::{ElfError, Kernel, Segment as KernelSegment};
+pub use elf::ElfError;
+pub use kernel::{Kernel, KernelError, Protocol, Segment as KernelSegment};
 
 /// What to boot, and with what.
 #[derive(Debug)]
 pub struct BootSpec<'a> {
-    /// The kernel image, an ELF64 executable (`vmlinux`). Its file position is moved.
+    /// The kernel image, see [`Kernel`]. Its file position is moved.
     pub kernel: &'a File,
     /// Initial ramdisks, handed over as one: concatenated, each padded to 4 bytes. File positions are moved.
     pub initrds: &'a [&'a File],
+    /// The boot configuration, appended to the ramdisks; the command line has to ask for it (`bootconfig`).
+    pub bootconfig: &'a BootConfig,
     /// The kernel's command line, see [`Cmdline`].
     pub cmdline: &'a str,
     /// How many vCPUs the tables announce, at least 1.
     pub vcpus: u8,
+    /// The virtio-mmio windows that ACPI announces.
+    pub devices: &'a [MmioDevice],
+    /// Random bytes for the kernel's generator, for protocols that can hand them over; used for one boot only.
+    pub seed: Option<&'a [u8; 32]>,
+}
+
+impl<'a> BootSpec<'a> {
+    /// `kernel` alone, with one vCPU.
+    pub fn new(kernel: &'a File) -> Self {
+        const NO_BOOTCONFIG: &BootConfig = &BootConfig::new();
+        Self {
+            kernel,
+            initrds: &[],
+            bootconfig: NO_BOOTCONFIG,
+            cmdline: "",
+            vcpus: 1,
+            devices: &[],
+            seed: None,
+        }
+    }
+}
+
+/// A virtio device's window of registers and its interrupt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MmioDevice {
+    /// First address.
+    pub base: u32,
+    /// Bytes.
+    pub size: u32,
+    /// Interrupt line, signalled by edge.
+    pub gsi: u32,
 }
 
 /// Why a kernel could not be loaded.
@@ -43,7 +85,7 @@ pub struct BootSpec<'a> {
 pub enum LoadError {
     /// The kernel image is not one that can be started.
     #[error("kernel")]
-    Kernel(#[source] ElfError),
+    Kernel(#[source] KernelError),
     /// A segment of the kernel does not fit the guest's memory.
     #[error(
         "kernel segment {index} wants {start:#x}..{end:#x}, usable memory is {usable_start:#x}..{usable_end:#x}"
@@ -87,6 +129,22 @@ pub enum LoadError {
     /// The command line is not one that can be handed over.
     #[error("kernel command line")]
     Cmdline(#[source] CmdlineError),
+    /// The boot configuration is more than a kernel reads.
+    #[error("bootconfig")]
+    BootConfig(#[source] BootConfigError),
+    /// The ROM could not be read.
+    #[error("read the ROM")]
+    ReadRom(#[source] std::io::Error),
+    /// A ROM of no use.
+    #[error("ROM of {len} bytes, expected {min} to {max}")]
+    RomSize {
+        /// Its size.
+        len: u64,
+        /// The least it can be.
+        min: u64,
+        /// The most it can be.
+        max: u64,
+    },
     /// The guest's memory does not have the layout of [`memory_regions`].
     #[error("guest memory at {start:#x}..{end:#x} is not part of a valid layout")]
     MemoryLayout {
@@ -102,6 +160,12 @@ pub enum LoadError {
         found: u8,
         /// How many there can be.
         max: u8,
+    },
+    /// More devices than the ACPI tables have room for.
+    #[error("ACPI tables with {devices} devices do not fit their 64 KiB")]
+    AcpiTooLarge {
+        /// Devices there are.
+        devices: usize,
     },
     /// A table could not be written: guest memory is smaller than its layout says.
     #[error("write boot tables")]

@@ -183,3 +183,54 @@ pub fn string_input() -> Vec<u8> {
         RESET,
     ])
 }
+
+/// Entered by PVH: prints the command line that `hvm_start_info` points to, its magic number before it and a newline
+/// behind it, then resets. 32-bit code.
+pub fn pvh() -> Vec<u8> {
+    join(&[
+        &[0xba, 0xf8, 0x03, 0, 0], // mov edx, 0x3f8
+        &[0x89, 0xde],             // mov esi, ebx
+        &[0xb9, 4, 0, 0, 0],       // mov ecx, 4
+        &[0xf3, 0x6e],             // rep outsb
+        &[0x8b, 0x73, 0x18],       // mov esi, [ebx + cmdline_paddr]
+        &[0xac],                   // 1: lodsb
+        &[0x84, 0xc0],             // test al, al
+        &[0x74, 0x03],             // jz 2f
+        &[0xee],                   // out dx, al
+        &[0xeb, 0xf8],             // jmp 1b
+        &[0xb0, b'\n', 0xee],      // 2: mov al, '\n'; out dx, al
+        RESET,
+    ])
+}
+
+/// A ROM of about 100 bytes, its last 16 with the first instruction: prints itself from the shadow below 1 MiB, as far
+/// as the text goes, writes to itself, prints `ROM\n` if nothing came of that, then resets. 16-bit code.
+pub fn rom() -> Vec<u8> {
+    let text = b"hello from the shadow\n";
+    let code = join(&[
+        &[0xb8, 0x00, 0xf0],             //       mov ax, 0xf000
+        &[0x8e, 0xd8],                   //       mov ds, ax
+        &[0xba, 0xf8, 0x03],             //       mov dx, 0x3f8
+        &[0xbe, 0, 0],                   //       mov si, text: filled in below
+        &[0xb9, 22, 0],                  //       mov cx, 22
+        &[0xf3, 0x6e],                   //       rep outsb
+        &[0x2e, 0xc6, 0x06, 0, 0, b'r'], // mov byte cs:[name], 'r': filled in below
+        &[0xb9, 4, 0],                   //       mov cx, 4
+        &[0xbe, 0, 0],                   //       mov si, name: filled in below
+        &[0x2e, 0xf3, 0x6e],             //       rep outsb from cs:
+        RESET,
+    ]);
+    let name = b"ROM\n";
+    let len = code.len() + text.len() + name.len() + 16;
+    let start = 0x1_0000 - len;
+    let at = |offset: usize| u16::try_from(start + offset).expect("below 64 KiB").to_le_bytes();
+    let mut rom = join(&[&code, text, name]);
+    rom[9..11].copy_from_slice(&at(code.len()));
+    rom[19..21].copy_from_slice(&at(code.len() + text.len()));
+    rom[26..28].copy_from_slice(&at(code.len() + text.len()));
+    let back = -i16::try_from(rom.len() + 3).expect("guests are small");
+    rom.push(0xe9); // jmp to the first byte
+    rom.extend(back.to_le_bytes());
+    rom.resize(len, 0);
+    rom
+}

@@ -250,15 +250,44 @@ fn an_idsig_that_is_not_of_the_apk() {
 }
 
 #[test]
+fn a_bootloader_beside_what_it_replaces() {
+    let good = elf::flat(&guests::hello());
+    let files = [("k", &good[..]), ("r", &[0xf4; 16][..])];
+    raw_refused(&files, r#"{"bootloader": "r", "kernel": "k"}"#, &["bootloader", "kernel"]);
+    raw_refused(&files, r#"{"bootloader": "r", "initrd": "k"}"#, &["bootloader", "initrd"]);
+    raw_refused(&files, r#"{}"#, &["kernel", "bootloader"]);
+    raw_refused(&files, r#"{"bootloader": "none"}"#, &["bootloader", "none", "No such file"]);
+    raw_refused(&[("r", &[0xf4; 15])], r#"{"bootloader": "r"}"#, &["bootloader", "\"r\"", "15 bytes"]);
+    raw_refused(&[("r", &good[..63])], r#"{"bootloader": "r"}"#, &["bootloader", "\"r\"", "ELF header"]);
+}
+
+#[test]
+fn a_bootconfig_that_no_kernel_reads() {
+    let good = elf::flat(&guests::hello());
+    let refused = |bootconfig: &str, parts: &[&str]| {
+        let config = format!(r#"{{"kernel": "k", "bootconfig": {bootconfig}}}"#);
+        raw_refused(&[("k", &good)], &config, &[&["bootconfig"], parts].concat());
+    };
+    refused(r#"{"a b": 1}"#, &["\"a b\"", "letters"]);
+    refused(r#"{"a": "both ' and \""}"#, &["quotes"]);
+    refused(r#"{"a": 1.5}"#, &["an integer"]);
+    refused(&format!(r#"{{"a": "{}"}}"#, "x".repeat(40_000)), &["40008", "32767"]);
+}
+
+#[test]
 fn a_kernel_that_is_not_one() {
     let raw = |bytes: &[u8], parts: &[&str]| {
         raw_refused(&[("k", bytes)], r#"{"kernel": "k", "memory_mib": 64}"#, parts);
     };
-    raw(b"MZ is no ELF", &["kernel", "\"k\"", "not an ELF file"]);
-    raw(b"", &["kernel", "\"k\"", "not an ELF file"]);
+    raw(b"MZ is no ELF", &["kernel", "\"k\"", "neither an ELF file nor a bzImage"]);
+    raw(b"", &["kernel", "\"k\"", "neither an ELF file nor a bzImage"]);
     let mut other = elf::flat(&guests::hello());
     other[18] = 183;
     raw(&other, &["\"k\"", "ELF for machine 183, expected x86-64"]);
+    let mut image = elf::bzimage(&guests::hello());
+    raw(&image[..image.len() - 1], &["\"k\"", "bzImage", "bytes of the kernel"]);
+    image[0x236] = 0;
+    raw(&image, &["\"k\"", "xloadflags", "64-bit entry point"]);
     let good = elf::flat(&guests::hello());
     raw(&good[..good.len() - 1], &["\"k\"", "segment 0"]);
     raw(&good[..63], &["\"k\"", "ELF header"]);
@@ -268,7 +297,9 @@ fn a_kernel_that_is_not_one() {
     raw(&far, &["\"k\"", "segment 0", "usable memory"]);
     raw_refused(&[], r#"{"kernel": "none"}"#, &["kernel", "none", "No such file"]);
     raw_refused(&[("k", &good)], r#"{"kernel": "k", "initrd": "none"}"#, &["initrd", "none", "No such file"]);
-    Case::new().file("os/kernel", b"no ELF either").refused(&["os/kernel", "not an ELF file"]);
+    Case::new()
+        .file("os/kernel", b"no ELF either")
+        .refused(&["os/kernel", "neither an ELF file nor a bzImage"]);
     let mut lost = Case::new();
     lost.os["initrd"] = json!("lost");
     lost.refused(&["os/lost", "No such file"]);

@@ -8,7 +8,7 @@ use std::process::Command;
 use serde_json::json;
 use tests::process::vmm_executable;
 use tests::raw_vm::RawVm;
-use tests::{guests, host, skip};
+use tests::{elf, guests, host, skip};
 
 /// Whether the host has a KVM to test with; if not, says so for the test `name`.
 fn kvm_for(name: &str) -> bool {
@@ -170,6 +170,69 @@ fn a_second_signal_does_not_change_the_end() {
     running.signal(libc::SIGTERM);
     running.signal(libc::SIGTERM);
     assert_eq!(running.wait().status, 143);
+}
+
+#[test]
+fn a_bzimage_is_entered_behind_its_setup_code() {
+    if !kvm_for("a_bzimage_is_entered_behind_its_setup_code") {
+        return;
+    }
+    let vm = RawVm::new(&[]).with("params", json!("from a bzImage")).with("discovery", json!("acpi"));
+    vm.place.file("kernel", &elf::bzimage(&guests::print_cmdline()));
+    let ended = vm.run();
+    assert_eq!((ended.text().as_str(), ended.status), ("from a bzImage\n", 0), "{ended:?}");
+}
+
+#[test]
+fn a_pvh_kernel_gets_its_start_info() {
+    if !kvm_for("a_pvh_kernel_gets_its_start_info") {
+        return;
+    }
+    let vm = RawVm::new(&[]).with("params", json!("from pvh")).with("discovery", json!("acpi"));
+    vm.place.file("kernel", &elf::pvh(&guests::pvh()));
+    let ended = vm.run();
+    assert_eq!(ended.stdout, b"\x78\xc5\x6e\x33from pvh\n", "{ended:?}");
+    assert_eq!(ended.status, 0);
+    // As a boot loader it is started in the same way.
+    let vm = vm.with("kernel", json!(null)).with("bootloader", json!("kernel"));
+    let ended = vm.run();
+    assert_eq!(ended.stdout, b"\x78\xc5\x6e\x33from pvh\n", "{ended:?}");
+}
+
+#[test]
+fn a_rom_starts_at_the_reset_vector() {
+    if !kvm_for("a_rom_starts_at_the_reset_vector") {
+        return;
+    }
+    let vm = RawVm::new(&[]).with("kernel", json!(null)).with("bootloader", json!("rom"));
+    let rom = guests::rom();
+    assert!(rom.len() <= 110, "{} bytes", rom.len());
+    vm.place.file("rom", &rom);
+    let ended = vm.run();
+    assert_eq!((ended.text().as_str(), ended.status), ("hello from the shadow\nROM\n", 0), "{ended:?}");
+}
+
+#[test]
+fn several_ramdisks_and_a_bootconfig_are_one() {
+    if !kvm_for("several_ramdisks_and_a_bootconfig_are_one") {
+        return;
+    }
+    let vm = RawVm::new(&guests::print_ramdisk())
+        .with("initrd", json!(["first", "second"]))
+        .with("bootconfig", json!({ "kapsel.test": 7 }));
+    vm.place.file("first", b"one");
+    vm.place.file("second", b"two!");
+    let ended = vm.run();
+    let text = b"kapsel.test = 7\n";
+    let sum: u32 = text.iter().map(|byte| u32::from(*byte)).sum();
+    let mut want = [&b"one\0two!"[..], text].concat();
+    want.extend(16_u32.to_le_bytes());
+    want.extend(sum.to_le_bytes());
+    want.extend(b"#BOOTCONFIG\n");
+    assert_eq!((ended.stdout, ended.status), (want, 0), "{}", ended.stderr);
+    // A kernel looks for it only when it is told to.
+    let vm = RawVm::new(&guests::print_cmdline()).with("bootconfig", json!({ "a": null }));
+    assert!(vm.run().text().starts_with("bootconfig "));
 }
 
 #[test]

@@ -4,7 +4,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use boot::Cmdline;
+use boot::{Cmdline, MmioDevice};
 use devices::bus::{Bus, BusError};
 use devices::virtio::mmio::QUEUE_NOTIFY;
 use devices::virtio::{MmioTransport, VirtioDevice};
@@ -42,9 +42,16 @@ impl Slot {
         slots::BASE + u64::from(self.index()) * slots::STRIDE
     }
 
-    /// Interrupt line.
+    /// Interrupt line: one each, past the one that the platform itself has among them.
     pub fn gsi(self) -> u32 {
-        slots::FIRST_GSI + u32::from(self.index())
+        let line = slots::FIRST_GSI + u32::from(self.index());
+        if line < slots::TAKEN_GSI { line } else { line + 1 }
+    }
+
+    /// The window as kernels are told of it.
+    pub fn window(self) -> MmioDevice {
+        let below_4g = |value: u64| u32::try_from(value).expect("windows lie below 4 GiB");
+        MmioDevice { base: below_4g(self.base()), size: below_4g(slots::SIZE), gsi: self.gsi() }
     }
 }
 
@@ -103,6 +110,10 @@ mod tests {
     fn every_slot_has_an_interrupt_line_of_the_ioapic() {
         let last = Slot::Disk(u8::try_from(MAX_DISKS).unwrap() - 1);
         assert!(last.gsi() < 24, "the IOAPIC has 24 lines, {} is not one", last.gsi());
+        let slots = [Slot::Rng, Slot::Vsock].into_iter().chain((0..12).map(Slot::Disk));
+        let lines: std::collections::BTreeSet<u32> = slots.map(Slot::gsi).collect();
+        assert_eq!(lines.len(), 14, "each has a line of its own");
+        assert!(!lines.contains(&slots::TAKEN_GSI));
         assert_eq!(Slot::Rng.base(), slots::BASE);
         assert_eq!(Slot::Disk(1).base() - Slot::Disk(0).base(), slots::STRIDE);
     }

@@ -1,13 +1,11 @@
 //! From a [`VmSpec`] to a [`Vm`] that is ready to run: one flat recipe, in the order that KVM wants.
 
-use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use boot::{BootSpec, Cmdline};
 use devices::virtio::VirtioDevice;
 use devices::virtio::blk::Block;
 use devices::virtio::rng::Rng;
@@ -18,67 +16,17 @@ use kvm_ioctls::{Kvm, VmFd};
 use vm_memory::GuestMemoryMmap;
 
 use crate::arch::{self, CpuTemplate, ports};
-use crate::attach::{AttachError, MAX_DISKS, Slot, announce, attach};
+use crate::attach::{AttachError, MAX_DISKS, Slot, attach};
 use crate::disks::OpenDisk;
 use crate::event_loop::{PayloadWatch, Subscriber};
 use crate::exit::StopSlot;
 use crate::guest::Door;
+use crate::loading;
 use crate::memory::{self, MemoryError};
 use crate::output::Output;
+use crate::spec::VmSpec;
 use crate::vcpu::VcpuContext;
 use crate::vm::Vm;
-
-/// Everything a VM is made of, all files open.
-pub struct VmSpec {
-    /// The kernel.
-    pub kernel: OpenFile,
-    /// Initial RAM file systems, concatenated for the guest.
-    pub initrds: Vec<OpenFile>,
-    /// The kernel's command line, without the devices.
-    pub params: String,
-    /// Memory in bytes.
-    pub memory: u64,
-    /// Number of vCPUs.
-    pub vcpus: u8,
-    /// Disks, in the order in which the guest sees them.
-    pub disks: Vec<OpenDisk>,
-    /// The socket device.
-    pub vsock: Option<VsockConfig>,
-    /// How long the payload has to start; none for a VM without one. Needs `vsock`.
-    pub payload_timeout: Option<Duration>,
-}
-
-impl VmSpec {
-    /// Bytes of kernel and initrds.
-    fn image_size(&self) -> u64 {
-        let files = std::iter::once(&self.kernel).chain(&self.initrds);
-        files.filter_map(|f| f.file.metadata().ok()).map(|m| m.len()).sum()
-    }
-}
-
-/// An open file and the path to name it by.
-pub struct OpenFile {
-    /// Where it was found.
-    pub path: PathBuf,
-    /// The file.
-    pub file: File,
-}
-
-impl OpenFile {
-    /// Opens a regular file for reading.
-    ///
-    /// # Errors
-    /// When it cannot be opened or is something else than a file.
-    pub fn open(path: &std::path::Path) -> io::Result<Self> {
-        // Non-blocking, or opening a FIFO would wait for a writer; a regular file does not care.
-        use std::os::unix::fs::OpenOptionsExt;
-        let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
-        if !file.metadata()?.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
-        }
-        Ok(Self { path: path.to_path_buf(), file })
-    }
-}
 
 /// Why a VM could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -89,10 +37,12 @@ pub enum BuildError {
     /// No guest memory.
     #[error("guest memory")]
     Memory(#[from] MemoryError),
-    /// The kernel could not be loaded.
-    #[error("load kernel \"{}\"", path.display())]
+    /// The kernel, or what takes its place, could not be loaded.
+    #[error("load {what} \"{}\"", path.display())]
     Boot {
-        /// The kernel.
+        /// What it is for: the key of the configuration.
+        what: &'static str,
+        /// The file.
         path: PathBuf,
         /// Why.
         #[source]
@@ -134,9 +84,11 @@ pub fn build(kvm: &Kvm, spec: VmSpec, output: Output) -> Result<Vm, BuildError> 
     // Memory slots first: one that is set after interrupt controllers or eventfds waits milliseconds.
     let memory = memory::allocate(&boot::memory_regions(spec.memory), spec.image_size())?;
     memory::register(&vm, &memory)?;
+    let rom = loading::read_rom(&spec.image)?;
+    let rom_memory = rom.as_ref().map(|rom| memory::register_rom(&vm, &memory, rom)).transpose()?;
     arch::create_interrupt_controller(&vm).map_err(|e| BuildError::Kvm("KVM_CREATE_IRQCHIP", e))?;
 
-    let state = load_kernel(&memory, &spec)?;
+    let state = loading::load(&memory, &spec, rom.as_ref())?;
     let cpu =
         CpuTemplate::new(kvm, &vm, spec.vcpus).map_err(|e| BuildError::Kvm("KVM_GET_SUPPORTED_CPUID", e))?;
     let vcpus = (0..spec.vcpus)
@@ -172,29 +124,8 @@ pub fn build(kvm: &Kvm, spec: VmSpec, output: Output) -> Result<Vm, BuildError> 
         output,
         watch,
         memory,
+        _rom: rom_memory,
     })
-}
-
-fn load_kernel(memory: &GuestMemoryMmap, spec: &VmSpec) -> Result<boot::BootState, BuildError> {
-    if spec.disks.len() > MAX_DISKS {
-        return Err(BuildError::TooManyDisks(spec.disks.len()));
-    }
-    let mut cmdline = Cmdline::new(boot::layout::CMDLINE_MAX);
-    cmdline.append(&spec.params)?;
-    let disks = (0..).take(spec.disks.len()).map(Slot::Disk);
-    let vsock = spec.vsock.iter().map(|_| Slot::Vsock);
-    for slot in disks.chain(vsock).chain([Slot::Rng]) {
-        announce(&mut cmdline, slot).map_err(|e| BuildError::Attach("device", e))?;
-    }
-    let initrds: Vec<&File> = spec.initrds.iter().map(|i| &i.file).collect();
-    let boot_spec = BootSpec {
-        kernel: &spec.kernel.file,
-        initrds: &initrds,
-        cmdline: cmdline.as_str(),
-        vcpus: spec.vcpus,
-    };
-    boot::load(memory, &boot_spec)
-        .map_err(|source| BuildError::Boot { path: spec.kernel.path.clone(), source })
 }
 
 fn platform(vm: &VmFd, output: Output) -> Result<Platform, BuildError> {

@@ -20,6 +20,7 @@ pub mod exit;
 pub mod guest;
 pub mod host;
 pub mod library;
+pub mod loading;
 mod logger;
 pub mod memory;
 pub mod os;
@@ -28,6 +29,7 @@ mod outputs;
 pub mod prepare;
 mod report;
 mod software;
+pub mod spec;
 pub mod vcpu;
 pub mod vm;
 

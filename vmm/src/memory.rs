@@ -5,10 +5,10 @@
 //! both levels of page tables are a level shorter. Nothing shares the memory with another process; a device
 //! that needs that will ask for a memfd of its own.
 
-use kvm_bindings::kvm_userspace_memory_region;
-use kvm_ioctls::VmFd;
+use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
+use kvm_ioctls::{Cap, VmFd};
 use vm_memory::mmap::FromRangesError;
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 /// Why the guest has no memory.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +16,12 @@ pub enum MemoryError {
     /// mmap.
     #[error("map guest memory")]
     Map(#[source] FromRangesError),
+    /// A ROM's pages cannot be filled.
+    #[error("fill the ROM at {start:#x}")]
+    Rom {
+        /// Guest address.
+        start: u64,
+    },
     /// KVM took no slot for it.
     #[error("give KVM the memory at {start:#x}")]
     Slot {
@@ -70,4 +76,32 @@ pub fn register(vm: &VmFd, memory: &GuestMemoryMmap) -> Result<(), MemoryError> 
         unsafe { vm.set_user_memory_region(slot) }.map_err(|source| MemoryError::Slot { start, source })?;
     }
     Ok(())
+}
+
+/// Gives KVM the pages of `rom`, behind the slots of guest RAM, for the guest to read only. They are not part of its
+/// RAM: no device reaches them.
+///
+/// # Errors
+/// When the host has no memory, or KVM takes no slot.
+pub fn register_rom(
+    vm: &VmFd,
+    ram: &GuestMemoryMmap,
+    rom: &boot::Rom,
+) -> Result<GuestMemoryMmap, MemoryError> {
+    let start = rom.address();
+    let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(start), rom.image().len())])
+        .map_err(MemoryError::Map)?;
+    memory.write_slice(rom.image(), GuestAddress(start)).map_err(|_| MemoryError::Rom { start })?;
+    let host = memory.get_host_address(GuestAddress(start)).map_err(|_| MemoryError::Rom { start })?;
+    let flags = if vm.check_extension(Cap::ReadonlyMem) { KVM_MEM_READONLY } else { 0 };
+    let slot = kvm_userspace_memory_region {
+        slot: u32::try_from(ram.num_regions()).unwrap_or(u32::MAX),
+        flags,
+        guest_phys_addr: start,
+        memory_size: rom.image().len() as u64,
+        userspace_addr: host as u64,
+    };
+    // SAFETY: the region is mapped for `memory_size` bytes from `host`; the VM keeps the mapping as long as its vCPUs.
+    unsafe { vm.set_user_memory_region(slot) }.map_err(|source| MemoryError::Slot { start, source })?;
+    Ok(memory)
 }

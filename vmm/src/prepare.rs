@@ -16,12 +16,12 @@ use payload::idsig::{self, Idsig};
 use payload::metadata::{self, Payload};
 
 use crate::arch;
-use crate::builder::{OpenFile, VmSpec};
 use crate::config::app::{AppConfig, DebugLevel, PayloadChoice};
 use crate::config::raw::RawConfig;
 use crate::disks::{FileSet, OpenDisk, OpenDiskError};
 use crate::library::{self, ABI, LibraryError};
 use crate::os::{self, DEFAULT_OS, GuestOs, OsError};
+use crate::spec::{Discovery, Image, OpenFile, VmSpec};
 
 /// Largest payload library that is read to check its structure, in bytes.
 const MAX_LIBRARY: u64 = 512 << 20;
@@ -135,6 +135,24 @@ pub enum PrepareError {
         #[source]
         source: idsig::IdsigError,
     },
+    /// The boot loader is an ELF file that cannot be started.
+    #[error("bootloader \"{}\"", path.display())]
+    Bootloader {
+        /// The boot loader.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: boot::ElfError,
+    },
+    /// The boot configuration.
+    #[error("{}: \"bootconfig\"", path.display())]
+    BootConfig {
+        /// The configuration file.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: boot::BootConfigError,
+    },
     /// The kernel is not one.
     #[error("kernel \"{}\"", path.display())]
     Kernel {
@@ -142,7 +160,7 @@ pub enum PrepareError {
         path: PathBuf,
         /// What is wrong.
         #[source]
-        source: boot::ElfError,
+        source: boot::KernelError,
     },
 }
 
@@ -158,8 +176,20 @@ fn open_kernel(path: &Path) -> Result<OpenFile, PrepareError> {
     Ok(kernel)
 }
 
+/// What a boot loader's file is: an ELF file is started like a kernel, all else is a ROM.
+fn open_bootloader(path: &Path) -> Result<Image, PrepareError> {
+    let file = open("bootloader", path)?;
+    match boot::Kernel::parse(&file.file) {
+        Ok(_) => Ok(Image::Kernel(file)),
+        Err(boot::KernelError::Elf(source)) => {
+            Err(PrepareError::Bootloader { path: path.to_path_buf(), source })
+        }
+        Err(_) => Ok(Image::Rom(file)),
+    }
+}
+
 fn vm_files(spec: &VmSpec, files: &FileSet) -> Vec<PathBuf> {
-    let boot = std::iter::once(&spec.kernel).chain(&spec.initrds).map(|f| f.path.clone());
+    let boot = std::iter::once(spec.image.file()).chain(&spec.initrds).map(|f| f.path.clone());
     boot.chain(files.paths().cloned()).collect()
 }
 
@@ -175,13 +205,20 @@ pub fn raw(config_path: &Path, config: &RawConfig) -> Result<Prepared, PrepareEr
         .enumerate()
         .map(|(n, disk)| files.from_config(disk, &format!("disk{n}")))
         .collect::<Result<Vec<OpenDisk>, _>>()?;
-    let kernel = open_kernel(config.kernel.as_deref().unwrap_or(Path::new("")))?;
+    let image = match &config.bootloader {
+        Some(path) => open_bootloader(path)?,
+        None => Image::Kernel(open_kernel(config.kernel.as_deref().unwrap_or(Path::new("")))?),
+    };
     let initrds =
         config.initrd.iter().map(|path| open("initrd", path)).collect::<Result<Vec<_>, PrepareError>>()?;
     let spec = VmSpec {
-        kernel,
+        image,
         initrds,
+        bootconfig: config
+            .bootconfig()
+            .map_err(|source| PrepareError::BootConfig { path: config_path.to_path_buf(), source })?,
         params: config.params.clone().unwrap_or_default(),
+        discovery: config.discovery,
         memory: config.memory_mib() << 20,
         vcpus: 1,
         disks,
@@ -222,9 +259,12 @@ pub fn app(config_path: &Path, config: &AppConfig, os_dir: Option<&Path>) -> Res
     warnings.push("no instance_image: this run has an identity of its own, as every run will".to_string());
     let software = arch::is_software_host();
     let spec = VmSpec {
-        kernel: open_kernel(&os.kernel)?,
+        image: Image::Kernel(open_kernel(&os.kernel)?),
         initrds: vec![open("initrd", &os.initrd)?],
+        bootconfig: boot::BootConfig::new(),
         params: kernel_params(config.debug_level),
+        // The guest's kernel is ours, and has no ACPI.
+        discovery: Discovery::Cmdline,
         memory: config.memory_mib() << 20,
         vcpus: 1,
         disks: vec![disk],

@@ -31,6 +31,7 @@ pub struct Vm {
     pub(crate) output: Output,
     pub(crate) watch: Option<PayloadWatch>,
     pub(crate) memory: GuestMemoryMmap,
+    pub(crate) _rom: Option<GuestMemoryMmap>,
 }
 
 /// Why a VM could not be run to its end.

@@ -1,5 +1,5 @@
 #![no_main]
-//! Kernels: the input is the image. A load that succeeds has put nothing below 1 MiB but its tables.
+//! Kernels, ELF files and bzImages: the input is the image. A load that succeeds has put nothing below 1 MiB but its tables.
 
 use std::fs::File;
 use std::io::Write;
@@ -36,7 +36,7 @@ fuzz_target!(|data: &[u8]| {
     }
     IMAGE.set_len(0).expect("truncate");
     IMAGE.write_all_at(data, 0).expect("write");
-    let spec = BootSpec { kernel: &IMAGE, initrds: &[], cmdline: "", vcpus: 1 };
+    let spec = BootSpec { cmdline: "quiet", ..BootSpec::new(&IMAGE) };
     if let Ok(state) = boot::load(&MEM, &spec) {
         assert!((layout::HIGH_MEMORY_START..MEMORY as u64).contains(&state.rip));
     }

@@ -32,7 +32,6 @@ fn write_seeds() -> io::Result<()> {
     };
     write("apk", &[SIGNED.clone()])?;
     write("signing_block", &[pairs()])?;
-    write("apex", &[fuzz::apex::component(), fuzz::apex::image()])?;
     write("avb", &avb_inputs())?;
     let idsig = |salt: &[u8]| {
         let (idsig, tree) = Idsig::create(&*SIGNED, salt).expect("a signed archive");
@@ -43,27 +42,21 @@ fn write_seeds() -> io::Result<()> {
     write("metadata", &metadata_inputs())?;
     write("payload_config", &configs())?;
     write("report", &frames())?;
-    write("boot_elf", &[kernel(1), kernel(3)])?;
+    write("boot_elf", &[kernel(1), kernel(3), pvh_kernel(), bzimage()])?;
     write("virtio_blk", &[block_request(0), block_request(1), block_request(4), block_request(8)])?;
     write("virtio_vsock", &[vsock_connection()])
 }
 
 fn avb_inputs() -> Vec<Vec<u8>> {
+    let key = avb::make::SigningKey::from_seed([1; 32], 2048).expect("a key");
     let property = Descriptor::Property { key: "a".into(), value: b"b".to_vec() };
     let command_line = Descriptor::KernelCommandLine { flags: 0, text: "quiet".into() };
     let descriptors = vec![avb::make::hash_descriptor(b"kernel", b"salt", "boot"), property, command_line];
     let statement = avb::make::Statement { descriptors, ..Default::default() };
     let kernel = |key| statement.append_to(b"kernel".to_vec(), 6, key);
+    let tree = avb::make::image_with_hashtree(vec![1; 8192], b"salt", "a", &key);
     let vbmeta = |key| statement.to_vbmeta(key);
-    let key = &*fuzz::apex::KEY;
-    vec![
-        vbmeta(None),
-        vbmeta(Some(key)),
-        kernel(Some(key)),
-        kernel(None),
-        fuzz::apex::image(),
-        key.public_key(),
-    ]
+    vec![vbmeta(None), vbmeta(Some(&key)), kernel(Some(&key)), kernel(None), tree, key.public_key()]
 }
 
 fn manifest() -> Vec<u8> {
@@ -116,6 +109,38 @@ fn kernel(segments: u16) -> Vec<u8> {
         let address = 0x10_0000 + n * 0x1000;
         [0x20, address, address, 16, 0x1000, 1].iter().for_each(|word: &u64| file.extend(word.to_le_bytes()));
     }
+    file
+}
+
+/// A kernel whose second header is a note with a PVH entry.
+fn pvh_kernel() -> Vec<u8> {
+    let mut file = kernel(2);
+    let second = 64 + 56;
+    file[second] = 4;
+    let end = file.len() as u64;
+    for (at, word) in [(8, end), (32, 20), (40, 20)] {
+        file[second + at..second + at + 8].copy_from_slice(&word.to_le_bytes());
+    }
+    [4_u32, 4, 18].iter().for_each(|word| file.extend(word.to_le_bytes()));
+    file.extend(b"Xen\0");
+    file.extend(0x10_0008_u32.to_le_bytes());
+    file
+}
+
+/// A bzImage of protocol 2.15 that is loaded at 1 MiB.
+fn bzimage() -> Vec<u8> {
+    let mut file = vec![0; 1024 + 1024];
+    let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0x1f1, &[1]);
+    put(0x1f4, &[64, 0, 0, 0]);
+    put(0x1fe, &[0x55, 0xaa, 0xeb, 0x6a]);
+    put(0x202, b"HdrS\x0f\x02");
+    put(0x211, &[1]);
+    put(0x22c, &0x7fff_ffff_u32.to_le_bytes());
+    put(0x236, &[1]);
+    put(0x238, &2047_u32.to_le_bytes());
+    put(0x258, &0x10_0000_u64.to_le_bytes());
+    put(0x260, &0x2000_u32.to_le_bytes());
     file
 }
 

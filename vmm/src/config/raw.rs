@@ -1,11 +1,16 @@
 //! The raw configuration, `vmm --raw-config vm.json`: kernel, initrd and disks, nothing of payloads
 //! (formats: section 9, RawConfig).
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use boot::{BootConfig, BootConfigError, BootValue};
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{ConfigError, CpuTopology, Keys, check_memory, read, resolve};
+use crate::spec::Discovery;
 
 /// A VM in terms of its devices.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -13,12 +18,20 @@ use super::{ConfigError, CpuTopology, Keys, check_memory, read, resolve};
 pub struct RawConfig {
     /// Name of the VM, for messages only.
     pub name: Option<String>,
-    /// The kernel: an x86-64 ELF (`vmlinux`).
+    /// The kernel: a bzImage (`vmlinuz`) or an x86-64 ELF (`vmlinux`, or any with a PVH entry).
     pub kernel: Option<PathBuf>,
-    /// The initial RAM file system.
-    pub initrd: Option<PathBuf>,
+    /// The initial RAM file system; several are given as a list, and concatenated.
+    #[serde(deserialize_with = "one_or_many")]
+    pub initrd: Vec<PathBuf>,
     /// The kernel's command line; the devices' part is added to it.
     pub params: Option<String>,
+    /// What runs instead of a kernel: an ELF file, entered like one, or a ROM that ends at 4 GiB.
+    pub bootloader: Option<PathBuf>,
+    /// Keys of the kernel's boot configuration, which then follows the initrd: null, a boolean, a number, a text or
+    /// a list of texts each.
+    pub bootconfig: BTreeMap<String, BootConfigValue>,
+    /// How the kernel learns of its virtio devices: by `acpi`, by its command line (`cmdline`), or by `both`.
+    pub discovery: Discovery,
     /// Disks, in the order in which the guest sees them.
     pub disks: Vec<DiskConfig>,
     /// Whether the host may not read the VM's memory.
@@ -29,6 +42,68 @@ pub struct RawConfig {
     pub cpu_topology: CpuTopology,
     /// The platform's version, `~1.0`.
     pub platform_version: Option<String>,
+}
+
+/// What a key of the boot configuration is set to.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(
+    untagged,
+    expecting = "value of a key of bootconfig, expected null, a boolean, an integer, a text or a list of texts"
+)]
+pub enum BootConfigValue {
+    /// Nothing: the key itself says it.
+    None,
+    /// `true` or `false`.
+    Flag(bool),
+    /// A number.
+    Number(i64),
+    /// A text.
+    Text(String),
+    /// Texts.
+    List(Vec<String>),
+}
+
+impl From<&BootConfigValue> for BootValue {
+    fn from(value: &BootConfigValue) -> Self {
+        match value {
+            BootConfigValue::None => Self::None,
+            BootConfigValue::Flag(flag) => Self::Flag(*flag),
+            BootConfigValue::Number(number) => Self::Number(*number),
+            BootConfigValue::Text(text) => Self::Text(text.clone()),
+            BootConfigValue::List(texts) => Self::List(texts.clone()),
+        }
+    }
+}
+
+/// A path, or a list of paths.
+fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
+    struct Paths;
+
+    impl<'de> Visitor<'de> for Paths {
+        type Value = Vec<PathBuf>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a path or a list of paths")
+        }
+
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(Vec::new())
+        }
+
+        fn visit_str<E>(self, path: &str) -> Result<Self::Value, E> {
+            Ok(vec![path.into()])
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut paths: A) -> Result<Self::Value, A::Error> {
+            let mut all = Vec::new();
+            while let Some(path) = paths.next_element()? {
+                all.push(path);
+            }
+            Ok(all)
+        }
+    }
+
+    deserializer.deserialize_any(Paths)
 }
 
 /// One disk: an image, or partition files composed under a partition table of ours.
@@ -85,6 +160,9 @@ pub(crate) static RAW_KEYS: Keys = Keys {
         "kernel",
         "initrd",
         "params",
+        "bootloader",
+        "bootconfig",
+        "discovery",
         "disks",
         "protected",
         "memory_mib",
@@ -92,7 +170,6 @@ pub(crate) static RAW_KEYS: Keys = Keys {
         "platform_version",
     ],
     refused: &[
-        ("bootloader", "boot with \"kernel\" and \"initrd\""),
         ("console_input_device", "the console takes no input in this version"),
         ("devices", "no device of the host is given to a VM"),
         ("gpu", "there is no graphics device"),
@@ -118,7 +195,7 @@ impl RawConfig {
         let mut config: Self = read(path, &RAW_KEYS)?;
         config.check(path)?;
         let fix = |file: &mut PathBuf| *file = resolve(path, file);
-        config.kernel.iter_mut().chain(&mut config.initrd).for_each(fix);
+        config.kernel.iter_mut().chain(&mut config.initrd).chain(&mut config.bootloader).for_each(fix);
         for disk in &mut config.disks {
             disk.image.iter_mut().for_each(fix);
             for partition in &mut disk.partitions {
@@ -132,8 +209,17 @@ impl RawConfig {
         let value = |key, message: &str| {
             Err(ConfigError::Value { path: path.to_path_buf(), key, message: message.to_string() })
         };
-        if self.kernel.is_none() {
-            return value("kernel", "missing, expected the path of an ELF kernel");
+        match (&self.kernel, &self.bootloader) {
+            (None, None) => {
+                return value("kernel", "missing, expected the path of a kernel, or a \"bootloader\"");
+            }
+            (Some(_), Some(_)) => {
+                return value("bootloader", "not together with \"kernel\": one of them runs first");
+            }
+            (None, Some(_)) if !self.initrd.is_empty() => {
+                return value("bootloader", "not together with \"initrd\": it would not find one");
+            }
+            _ => {}
         }
         if self.protected {
             return value("protected", "protected VMs are not supported by this version");
@@ -159,6 +245,19 @@ impl RawConfig {
             }
         }
         Ok(())
+    }
+
+    /// The boot configuration.
+    ///
+    /// # Errors
+    /// When a key or value cannot be handed over as it is.
+    pub fn bootconfig(&self) -> Result<BootConfig, BootConfigError> {
+        let mut config = BootConfig::new();
+        for (key, value) in &self.bootconfig {
+            config.insert(key, value.into())?;
+        }
+        config.trailer()?;
+        Ok(config)
     }
 
     /// Memory in MiB.

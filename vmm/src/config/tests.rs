@@ -100,3 +100,25 @@ fn values_are_read() {
     assert_eq!(config.cpu_topology, CpuTopology::Count(1));
     assert_eq!(app(r#"{"cpu_topology": "match_host"}"#).unwrap().cpu_topology, CpuTopology::MatchHost);
 }
+
+#[test]
+fn initrd_is_a_path_or_a_list() {
+    let raw = |text: &str| parse::<RawConfig>(Path::new("vm.json"), text, &RAW_KEYS);
+    let initrd = |value: &str| raw(&format!("{{\"initrd\": {value}}}")).unwrap().initrd;
+    assert_eq!(initrd("\"a\""), [Path::new("a")]);
+    assert_eq!(initrd("[\"a\", \"b\"]"), [Path::new("a"), Path::new("b")]);
+    assert!(initrd("null").is_empty());
+    let message = raw("{\"initrd\":\n 5}").unwrap_err().to_string();
+    assert!(message.contains("a path or a list of paths") && message.contains("line 2"), "{message}");
+}
+
+#[test]
+fn bootconfig_keys_have_types() {
+    let raw = |text: &str| parse::<RawConfig>(Path::new("vm.json"), text, &RAW_KEYS);
+    let text = r#"{"bootconfig": {"a.b": null, "c": true, "d": -3, "e": "x y", "f": ["1", "2"]}}"#;
+    let config = raw(text).unwrap().bootconfig().unwrap();
+    assert_eq!(config.text(), "a.b\nc = true\nd = -3\ne = \"x y\"\nf = \"1\", \"2\"\n");
+    let message = raw(r#"{"bootconfig": {"a": 1.5}}"#).unwrap_err().to_string();
+    assert!(message.contains("expected null, a boolean, an integer, a text or a list of texts"), "{message}");
+    assert!(raw(r#"{"bootconfig": {"a b": 1}}"#).unwrap().bootconfig().is_err());
+}

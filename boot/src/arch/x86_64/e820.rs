@@ -4,7 +4,9 @@ use std::ops::Range;
 
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
-use super::layout::{BASE_MEMORY_END, EBDA_START, HIGH_MEMORY_START, MMIO_GAP_END, MMIO_GAP_START};
+use super::layout::{
+    ACPI_ADDR, BASE_MEMORY_END, EBDA_START, HIGH_MEMORY_START, MMIO_GAP_END, MMIO_GAP_START,
+};
 use crate::LoadError;
 
 /// Usable RAM.
@@ -69,11 +71,12 @@ impl Ram {
         HIGH_MEMORY_START..self.low_end
     }
 
-    /// The map: base memory, the reserved end of it, low RAM, high RAM.
+    /// The map: base memory, the reserved end of it, the BIOS area with the ACPI tables, low RAM, high RAM.
     pub fn e820(&self) -> Vec<Entry> {
         let mut map = vec![
             Entry::new(0..EBDA_START, RAM),
             Entry::new(EBDA_START..BASE_MEMORY_END, RESERVED),
+            Entry::new(ACPI_ADDR..HIGH_MEMORY_START, RESERVED),
             Entry::new(self.usable(), RAM),
         ];
         map.extend(self.high.iter().cloned().map(|range| Entry::new(range, RAM)));
@@ -103,6 +106,7 @@ mod tests {
             [
                 entry(0, 0x9_e000, RAM),
                 entry(0x9_e000, 0xa_0000, RESERVED),
+                entry(0xe_0000, 0x10_0000, RESERVED),
                 entry(0x10_0000, 0xc000_0000, RAM),
                 entry(0x1_0000_0000, 0x1_4000_0000, RAM),
             ]

@@ -1,8 +1,10 @@
 //! `boot_params`, the page by which a loader tells Linux what it gave it (Documentation/arch/x86/boot.rst,
-//! "64-bit Boot Protocol", and zero-page.rst). A `vmlinux` has no setup header to copy: the fields that describe
-//! an image stay zero, those that a loader writes are written.
+//! "64-bit Boot Protocol", and zero-page.rst). The setup header is a bzImage's own; a `vmlinux` has none to copy: the
+//! fields that describe an image stay zero. Those that a loader writes are written.
 
 use super::e820::Entry;
+use super::layout;
+use crate::bzimage::{SETUP_HEADER, SetupHeader};
 
 /// Size of `boot_params`.
 const SIZE: usize = 0x1000;
@@ -10,6 +12,7 @@ const SIZE: usize = 0x1000;
 const E820_MAX: usize = 128;
 
 mod offset {
+    pub const ACPI_RSDP_ADDR: usize = 0x070;
     pub const E820_ENTRIES: usize = 0x1e8;
     pub const BOOT_FLAG: usize = 0x1fe;
     pub const HEADER: usize = 0x202;
@@ -20,6 +23,7 @@ mod offset {
     pub const RAMDISK_SIZE: usize = 0x21c;
     pub const CMD_LINE_PTR: usize = 0x228;
     pub const CMDLINE_SIZE: usize = 0x238;
+    pub const SETUP_DATA: usize = 0x250;
     pub const E820_TABLE: usize = 0x2d0;
 }
 
@@ -31,6 +35,17 @@ const VERSION: u16 = 0x020f;
 const LOADER_UNDEFINED: u8 = 0xff;
 /// The kernel lies at or above 1 MiB.
 const LOADED_HIGH: u8 = 1;
+/// SETUP_RNG_SEED: random bytes for the kernel's generator.
+const SETUP_RNG_SEED: u32 = 9;
+
+/// A `setup_data` entry, the only one, with random bytes for the kernel: next, type, length, content.
+pub fn random_seed(seed: &[u8; 32]) -> zeroize::Zeroizing<[u8; 48]> {
+    let mut entry = zeroize::Zeroizing::new([0; 48]);
+    entry[8..12].copy_from_slice(&SETUP_RNG_SEED.to_le_bytes());
+    entry[12..16].copy_from_slice(&32_u32.to_le_bytes());
+    entry[16..].copy_from_slice(seed);
+    entry
+}
 
 /// What a loader tells the kernel. Addresses are below 4 GiB.
 #[derive(Debug)]
@@ -43,6 +58,10 @@ pub struct BootParams<'a> {
     pub ramdisk: u32,
     /// Its size in bytes; 0 without one.
     pub ramdisk_size: u32,
+    /// Whether there is a `setup_data` entry at its place.
+    pub has_setup_data: bool,
+    /// The header of a bzImage.
+    pub setup: Option<&'a SetupHeader>,
     /// The memory map; entries past the 128th are left out.
     pub e820: &'a [Entry],
 }
@@ -52,15 +71,23 @@ impl BootParams<'_> {
     pub fn bytes(&self) -> Box<[u8; SIZE]> {
         let mut page = Box::new([0; SIZE]);
         let mut put = |at: usize, bytes: &[u8]| page[at..at + bytes.len()].copy_from_slice(bytes);
-        put(offset::BOOT_FLAG, &BOOT_FLAG.to_le_bytes());
-        put(offset::HEADER, HEADER);
-        put(offset::VERSION, &VERSION.to_le_bytes());
+        match self.setup {
+            Some(setup) => put(SETUP_HEADER, &setup.bytes),
+            None => {
+                put(offset::BOOT_FLAG, &BOOT_FLAG.to_le_bytes());
+                put(offset::HEADER, HEADER);
+                put(offset::VERSION, &VERSION.to_le_bytes());
+                put(offset::LOADFLAGS, &[LOADED_HIGH]);
+                put(offset::CMDLINE_SIZE, &self.cmdline_max.to_le_bytes());
+            }
+        }
+        put(offset::ACPI_RSDP_ADDR, &layout::ACPI_ADDR.to_le_bytes());
         put(offset::TYPE_OF_LOADER, &[LOADER_UNDEFINED]);
-        put(offset::LOADFLAGS, &[LOADED_HIGH]);
+        let setup_data = if self.has_setup_data { layout::SETUP_DATA_ADDR } else { 0 };
+        put(offset::SETUP_DATA, &setup_data.to_le_bytes());
         put(offset::RAMDISK_IMAGE, &self.ramdisk.to_le_bytes());
         put(offset::RAMDISK_SIZE, &self.ramdisk_size.to_le_bytes());
         put(offset::CMD_LINE_PTR, &self.cmdline.to_le_bytes());
-        put(offset::CMDLINE_SIZE, &self.cmdline_max.to_le_bytes());
         let mut entries = 0_u8;
         for (i, entry) in self.e820.iter().take(E820_MAX).enumerate() {
             put(offset::E820_TABLE + i * 20, &entry.bytes());
@@ -89,6 +116,8 @@ mod tests {
             cmdline_max: 2047,
             ramdisk: 0x1fd_0000,
             ramdisk_size: 0x2_1234,
+            has_setup_data: true,
+            setup: None,
             e820: &map,
         };
         let bytes = params.bytes();
@@ -106,18 +135,56 @@ mod tests {
             let (start, size, kind) = (read.addr, read.size, read.r#type);
             assert_eq!((start, size, kind), (entry.start, entry.size, entry.kind));
         }
+        assert_eq!((hdr.setup_data, parsed.acpi_rsdp_addr), (0x6000, 0xe_0000));
         // Nothing but those fields is set: a kernel reads meaning into every other.
         let set: usize = bytes.iter().filter(|b| **b != 0).count();
-        let mut again = boot_params { e820_entries: 2, ..Default::default() };
+        let mut again = boot_params { e820_entries: 2, acpi_rsdp_addr: 0xe_0000, ..Default::default() };
         again.hdr = hdr;
         again.e820_table[..2].copy_from_slice(&parsed.e820_table[..2]);
         assert_eq!(again.as_slice().iter().filter(|b| **b != 0).count(), set);
     }
 
     #[test]
+    fn a_bzimages_header_is_copied_and_completed() {
+        let bytes: Vec<u8> = (0..0x90).collect();
+        let setup = SetupHeader { bytes: bytes.clone(), initrd_addr_max: 0, cmdline_size: 0 };
+        let params = BootParams {
+            cmdline: 0x2_0000,
+            cmdline_max: 2047,
+            ramdisk: 0x1000_0000,
+            ramdisk_size: 5,
+            has_setup_data: false,
+            setup: Some(&setup),
+            e820: &[],
+        };
+        let page = params.bytes();
+        let written = [0x210..0x211, 0x218..0x220, 0x228..0x22c, 0x250..0x258];
+        for (at, byte) in (0x1f1..).zip(bytes) {
+            assert!(page[at] == byte || written.iter().any(|range| range.contains(&at)), "{at:#x}");
+        }
+        assert_eq!(page[0x228..0x22c], 0x2_0000_u32.to_le_bytes());
+        assert_eq!(page[0x250..0x258], [0; 8], "a setup_data of the file's own leads nowhere");
+    }
+
+    #[test]
+    fn a_seed_is_a_list_of_one_entry() {
+        let entry = random_seed(&[7; 32]);
+        assert_eq!(entry[..16], [0, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 32, 0, 0, 0]);
+        assert_eq!(entry[16..], [7; 32]);
+    }
+
+    #[test]
     fn no_more_entries_than_the_table_holds() {
         let map = vec![Entry { start: 1, size: 2, kind: e820::RAM }; 200];
-        let params = BootParams { cmdline: 0, cmdline_max: 0, ramdisk: 0, ramdisk_size: 0, e820: &map };
+        let params = BootParams {
+            cmdline: 0,
+            cmdline_max: 0,
+            ramdisk: 0,
+            ramdisk_size: 0,
+            has_setup_data: false,
+            setup: None,
+            e820: &map,
+        };
         let bytes = params.bytes();
         assert_eq!(bytes[offset::E820_ENTRIES], 128);
         assert!(bytes[offset::E820_TABLE + 128 * 20..].iter().all(|b| *b == 0));

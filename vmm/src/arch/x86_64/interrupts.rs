@@ -1,7 +1,7 @@
 //! The interrupt controllers, all in KVM: local APICs, IOAPIC and PIC. No PIT: with the TSC deadline timer and
 //! kvmclock Linux has no use for one, and a VM without it closes faster.
 
-use boot::layout::KVM_TSS_ADDR;
+use boot::layout::{KVM_IDENTITY_MAP_ADDR, KVM_TSS_ADDR};
 use kvm_ioctls::VmFd;
 
 /// Creates the controllers. To be called after every memory slot is set: a slot registered after them waits
@@ -10,7 +10,8 @@ use kvm_ioctls::VmFd;
 /// # Errors
 /// When KVM refuses.
 pub fn create_interrupt_controller(vm: &VmFd) -> Result<(), kvm_ioctls::Error> {
-    // Only Intel needs it; hosts without the capability refuse it, rightly.
+    // Only Intel needs them; hosts without the capability refuse them, rightly.
+    let _ = vm.set_identity_map_address(KVM_IDENTITY_MAP_ADDR);
     let _ = vm.set_tss_address(usize::try_from(KVM_TSS_ADDR).unwrap_or(usize::MAX));
     vm.create_irq_chip()
 }

@@ -13,8 +13,8 @@ pub use registers::{configure_vcpu, instruction_pointer};
 /// Where virtio-mmio devices answer.
 pub mod slots {
     pub use boot::layout::{
-        VIRTIO_GSI_FIRST as FIRST_GSI, VIRTIO_GSI_LAST as LAST_GSI, VIRTIO_MMIO_BASE as BASE,
-        VIRTIO_MMIO_STRIDE as STRIDE,
+        ACPI_GSI as TAKEN_GSI, VIRTIO_GSI_FIRST as FIRST_GSI, VIRTIO_GSI_LAST as LAST_GSI,
+        VIRTIO_MMIO_BASE as BASE, VIRTIO_MMIO_STRIDE as STRIDE,
     };
     pub use devices::virtio::mmio::MMIO_SIZE as SIZE;
 }

@@ -38,6 +38,8 @@ pub fn configure_vcpu(
         set_sregs(vcpu, boot).map_err(|e| ("segments and control registers", e))?;
         let regs = kvm_regs {
             rip: boot.rip,
+            rbx: boot.rbx,
+            rdx: boot.rdx,
             rsi: boot.rsi,
             rsp: boot.rsp,
             rbp: boot.rsp,
