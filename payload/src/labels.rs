@@ -41,9 +41,64 @@ pub fn extra_apk_mount(index: usize) -> String {
     format!("/mnt/extra-apk/{index}")
 }
 
+/// What a partition is for, by its label in any of the layouts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// What the disk says of itself.
+    Metadata,
+    /// A shared component, by its number.
+    Apex(usize),
+    /// The application's archive.
+    Apk,
+    /// Its hash tree.
+    ApkIdsig,
+    /// An extra archive, by its number.
+    ExtraApk(usize),
+    /// Its hash tree.
+    ExtraIdsig(usize),
+}
+
+impl Role {
+    /// The role of a partition labelled so; nothing for any other label.
+    pub fn of(label: &str) -> Option<Self> {
+        let numbered = |prefix: &str, whole: fn(usize) -> String| {
+            let number = label.strip_prefix(prefix)?.parse().ok()?;
+            // Neither signs nor leading zeros.
+            (whole(number) == label).then_some(number)
+        };
+        match label {
+            METADATA | METADATA_2021_06 => Some(Self::Metadata),
+            APK => Some(Self::Apk),
+            APK_IDSIG => Some(Self::ApkIdsig),
+            _ => numbered("microdroid-apex-", apex)
+                .map(Self::Apex)
+                .or_else(|| numbered("extra-apk-", extra_apk).map(Self::ExtraApk))
+                .or_else(|| numbered("extra-idsig-", extra_idsig).map(Self::ExtraIdsig)),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn labels_tell_roles() {
+        for (label, role) in [
+            (METADATA.to_string(), Role::Metadata),
+            (METADATA_2021_06.to_string(), Role::Metadata),
+            (APK.to_string(), Role::Apk),
+            (APK_IDSIG.to_string(), Role::ApkIdsig),
+            (apex(10), Role::Apex(10)),
+            (extra_apk(0), Role::ExtraApk(0)),
+            (extra_idsig(127), Role::ExtraIdsig(127)),
+        ] {
+            assert_eq!(Role::of(&label), Some(role));
+        }
+        for label in ["", "extra-apk-", "extra-apk-01", "extra-apk-+1", "microdroid-apex-x", "home"] {
+            assert_eq!(Role::of(label), None, "{label}");
+        }
+    }
 
     #[test]
     fn numbered_labels_count_from_zero() {

@@ -27,7 +27,7 @@ fn sgdisk_finds_nothing_to_say() {
     assert_eq!(specs[1].filler, Filler::Zero);
     let plan = disk::plan(&specs, GuidSource::Random).unwrap();
     let image = dir.path().join("disk.img");
-    disk::write_flat(&plan, &File::create(&image).unwrap()).unwrap();
+    disk::write_flat(&plan.extents, &File::create(&image).unwrap(), &mut |_| {}).unwrap();
     let image = image.to_str().unwrap();
     let said = succeeds("sgdisk", &["--verify", image]);
     assert!(said.contains("No problems found"), "{said}");

@@ -17,6 +17,9 @@ use prost::Message;
 use super::{ALIGNMENT, Content, Extent};
 use crate::ReadAt;
 
+mod files;
+pub use files::{CompositeFiles, NewFile, beside};
+
 mod wire {
     #![allow(missing_docs, reason = "generated from proto/composite.proto, which documents every field")]
     include!(concat!(env!("OUT_DIR"), "/kapsel.composite.rs"));

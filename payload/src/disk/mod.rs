@@ -17,6 +17,8 @@
 //! ```
 
 pub mod composite;
+pub mod config;
+pub mod contents;
 mod extent;
 mod flat;
 mod gpt;
@@ -27,8 +29,9 @@ mod reader;
 pub mod table;
 
 pub use composite::{Component, CompositeSpec};
+pub use contents::Contents;
 pub use extent::{Content, Extent};
-pub use flat::write as write_flat;
+pub use flat::{FlatError, write as write_flat};
 pub use gpt::{GuidSource, SECTOR_SIZE};
 pub use layout::{Layout, UnknownLayout};
 pub use microdroid::{Apex, Application, ExtraApk, PayloadDisk};

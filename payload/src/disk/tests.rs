@@ -1,5 +1,4 @@
 use std::collections::HashSet;
-use std::io::Write;
 use std::sync::Arc;
 
 use proptest::prelude::*;
@@ -203,47 +202,6 @@ fn a_seed_decides_every_byte_and_random_none() {
     assert_ne!(plan(&specs, GuidSource::Random), plan(&specs, GuidSource::Random));
 }
 
-#[test]
-fn flat_image_has_contents_and_holes() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("content");
-    let mut content = vec![7u8; 5000];
-    content.extend_from_slice(&vec![0; 3 << 20]);
-    content.push(9);
-    std::fs::write(&path, &content).unwrap();
-    let len = content.len() as u64;
-    let specs = [
-        PartitionSpec {
-            label: "joined".into(),
-            writable: false,
-            filler: Filler::Size,
-            parts: vec![Part::Bytes(Arc::from(*b"head")), Part::File { path: path.clone(), len }],
-        },
-        PartitionSpec::read_only("b", Filler::None, Part::Bytes(Arc::from([5; 600]))),
-    ];
-    let plan = plan(&specs, SEED).unwrap();
-    let mut out = tempfile::tempfile().unwrap();
-    out.write_all(&vec![0xee; 1 << 16]).unwrap();
-    write_flat(&plan, &out).unwrap();
-
-    let mut image = vec![0; usize::try_from(plan.len).unwrap()];
-    crate::ReadAt::read_exact_at(&out, &mut image, 0).unwrap();
-    assert_eq!(crate::ReadAt::len(&out).unwrap(), plan.len);
-    assert_eq!(&image[20480..20484], b"head");
-    assert_eq!(&image[20484..20484 + content.len()], &content[..]);
-    let second = usize::try_from(plan.partitions[1].start).unwrap();
-    assert_eq!(&image[second - 4..second], i32::try_from(len + 4).unwrap().to_be_bytes());
-    assert_eq!(&image[second..second + 601], [[5; 600].as_slice(), &[0]].concat());
-    let blocks = std::os::unix::fs::MetadataExt::blocks(&out.metadata().unwrap()) * 512;
-    assert!(blocks < 1 << 20, "{blocks} bytes are stored of an image that is mostly zeros");
-
-    let file = std::fs::File::options().write(true).open(&path).unwrap();
-    file.set_len(len - 1).unwrap();
-    let error = write_flat(&plan, &out).unwrap_err();
-    assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof);
-    assert!(error.to_string().contains("content"), "{error}");
-}
-
 fn read_back(plan: &DiskPlan) -> ::gpt::GptDisk<std::io::Cursor<Vec<u8>>> {
     let mut image = vec![0; usize::try_from(plan.len).unwrap()];
     for extent in &plan.extents {
@@ -332,4 +290,35 @@ proptest! {
         }
         prop_assert!(plan.len - start >= 33 * 512 && plan.len - start < 33 * 512 + 65536);
     }
+}
+
+/// Section 2: a plan is made from sizes alone. The files do not exist, and what is kept of a disk of 128 PiB is its table.
+#[test]
+fn a_plan_costs_what_its_partitions_count() {
+    let stored = |len: u64| {
+        let specs: Vec<_> = (0..128)
+            .map(|index| {
+                spec(&format!("p{index}"), if index == 0 { Filler::Size } else { Filler::Zero }, len)
+            })
+            .map(|mut spec| {
+                // A size filler tells no more.
+                spec.parts.iter_mut().for_each(|part| {
+                    if let (Filler::Size, Part::File { len, .. }) = (spec.filler, part) {
+                        *len = (*len).min(1 << 30);
+                    }
+                });
+                spec
+            })
+            .collect();
+        let plan = plan(&specs, SEED).unwrap();
+        let bytes = plan.extents.iter().map(|extent| match &extent.content {
+            Content::Bytes(bytes) => bytes.len(),
+            Content::File { .. } | Content::Zeros => 0,
+        });
+        (bytes.sum::<usize>(), plan.extents.len())
+    };
+    let (bytes, extents) = stored((1 << 50) - 1);
+    assert_eq!(bytes, 20480 + 33 * 512 + 4);
+    assert!(extents <= 2 * 128 + 4, "{extents} extents");
+    assert_eq!(stored(4095).0, bytes);
 }
