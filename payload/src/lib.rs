@@ -30,6 +30,7 @@ pub mod disk;
 mod fields;
 mod hex;
 pub mod idsig;
+pub mod instance;
 pub mod labels;
 pub mod merkle;
 pub mod metadata;

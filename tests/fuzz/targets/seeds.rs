@@ -12,6 +12,7 @@ use guest_api::report::{Command, Message, Report};
 use libfuzzer_sys::fuzz_target;
 use payload::avb::{self, Descriptor};
 use payload::idsig::Idsig;
+use payload::instance::{self, ApexData, ApkData, InstanceImage, ManagerRecord, SealingCdi};
 use payload::metadata::{self, ApexPayload, Metadata};
 
 fuzz_target!(
@@ -38,6 +39,7 @@ fn write_seeds() -> io::Result<()> {
         idsig.to_bytes(&tree)
     };
     write("idsig", &[idsig(&[]), idsig(b"salt")])?;
+    write("instance", &instance_inputs())?;
     write("manifest", &[manifest()])?;
     write("metadata", &metadata_inputs())?;
     write("payload_config", &configs())?;
@@ -57,6 +59,35 @@ fn avb_inputs() -> Vec<Vec<u8>> {
     let tree = avb::make::image_with_hashtree(vec![1; 8192], b"salt", "a", &key);
     let vbmeta = |key| statement.to_vbmeta(key);
     vec![vbmeta(None), vbmeta(Some(&key)), kernel(Some(&key)), kernel(None), tree, key.public_key()]
+}
+
+/// A blank image, one with two places for the sealed record behind somebody else's, and what is in a sealed record.
+fn instance_inputs() -> Vec<Vec<u8>> {
+    let mut blank = vec![0; 2048];
+    instance::format(&mut blank).expect("long enough");
+    let mut image = vec![0; 8192];
+    instance::format(&mut image).expect("long enough");
+    let apk = ApkData { package_name: "a".into(), cert_hash: vec![1, 200], ..ApkData::default() };
+    let apex = ApexData { name: "b".into(), manifest_version: Some(1), ..ApexData::default() };
+    let record = ManagerRecord {
+        apk_data: apk.clone(),
+        extra_apks_data: vec![apk],
+        apex_data: vec![apex],
+        ..ManagerRecord::default()
+    };
+    // Somebody else's record of 6 bytes.
+    (image[512], image[528]) = (1, 6);
+    let mut image = InstanceImage::open(image).expect("just made");
+    let mut count = 0;
+    for _ in 0..2 {
+        let mut random = |buffer: &mut [u8]| {
+            count += 1;
+            buffer.fill(count);
+            Ok(())
+        };
+        image.set_manager_record(&SealingCdi::new([1; 32]), &record, &mut random).expect("there is room");
+    }
+    vec![blank, image.into_storage(), record.encode().to_vec()]
 }
 
 fn manifest() -> Vec<u8> {
