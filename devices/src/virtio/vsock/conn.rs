@@ -12,84 +12,31 @@
 //! the backlog is gone; the socket's end of file becomes SHUTDOWN(send) once everything before it is
 //! delivered; a host that stops reading becomes SHUTDOWN(receive). The guest ends the whole with
 //! SHUTDOWN(both), which an RST answers, or with an RST.
+//!
+//! A seqpacket connection differs in what is passed on at a time, a whole message: the guest's is gathered in the
+//! backlog until its end; the host's is taken out of its socket once the guest has credit for all of it, and
+//! should the guest's buffers not hold it at once, the rest of it is the one thing that is held here.
+
+mod backlog;
+mod incoming;
 
 use std::io::ErrorKind;
 use std::net::Shutdown;
-use std::os::unix::net::UnixStream;
 
 use vm_memory::{GuestMemoryMmap, Permissions};
 use vmm_sys_util::epoll::EventSet;
 use zerocopy::FromZeros;
 use zerocopy::little_endian::{U16, U32, U64};
 
-use super::host;
-use super::packet::{HOST_CID, Header, Key, Packet, Pieces, op, shutdown, socket_type};
+pub use self::backlog::Backlog;
+use self::incoming::Incoming;
+pub use self::incoming::Next;
+use super::host::HostSocket;
+use super::packet::{HOST_CID, Header, Key, Kind, Packet, Pieces, op, seqpacket, shutdown};
 use crate::virtio::queue::QueueError;
 
 /// The most chains that one read from the host fills.
 const MAX_BURST: usize = 32;
-
-/// Bytes of the guest that the host's socket did not take yet.
-#[derive(Debug, Default)]
-pub struct Backlog {
-    bytes: Vec<u8>,
-    start: usize,
-}
-
-impl Backlog {
-    fn len(&self) -> usize {
-        self.bytes.len() - self.start
-    }
-
-    /// Whether nothing waits.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Bytes of memory it holds.
-    #[cfg(test)]
-    pub fn capacity(&self) -> usize {
-        self.bytes.capacity()
-    }
-
-    /// Room for `len` more bytes at the end.
-    fn extend(&mut self, len: usize) -> &mut [u8] {
-        // Moving what is left to the front costs at most as much as what was sent since the last time.
-        if self.start >= self.len() {
-            self.bytes.drain(..self.start);
-            self.start = 0;
-        }
-        let end = self.bytes.len();
-        self.bytes.resize(end + len, 0);
-        &mut self.bytes[end..]
-    }
-
-    fn clear(&mut self) {
-        // A connection that is quiet again gives its memory back.
-        *self = Self::default();
-    }
-
-    /// Sends until it is empty or the socket is full; gives the number of bytes sent.
-    ///
-    /// # Errors
-    /// When the host will never take the rest.
-    pub fn flush(&mut self, stream: &UnixStream) -> std::io::Result<usize> {
-        let mut sent = 0;
-        while !self.is_empty() {
-            match host::send(stream, &self.bytes[self.start..]) {
-                Ok(taken) => {
-                    self.start += taken;
-                    sent += taken;
-                }
-                Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(sent),
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
-            }
-        }
-        self.clear();
-        Ok(sent)
-    }
-}
 
 /// What becomes of a connection after an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,8 +63,9 @@ struct Owed {
 #[derive(Debug)]
 pub struct Conn {
     key: Key,
+    kind: Kind,
     /// None once the host's end is of no more use.
-    stream: Option<UnixStream>,
+    socket: Option<HostSocket>,
     /// The host asked for the connection and the guest has not answered yet.
     connecting: bool,
     owed: Owed,
@@ -139,31 +87,39 @@ pub struct Conn {
     /// The socket has, or may have, something to read.
     readable: bool,
     burst: usize,
+    /// What is known of the next message of the host.
+    incoming: Incoming,
     /// What the socket is watched for.
     pub watched: EventSet,
 }
 
 impl Conn {
     /// A connection that the guest asked for with `request`; the answer is owed.
-    pub fn accepted(request: &Header, stream: UnixStream, window: u32) -> Self {
-        let mut conn = Self::new(request.key(), stream, window);
+    pub fn accepted(request: &Header, socket: HostSocket, window: u32) -> Self {
+        let mut conn = Self::new(request.key(), socket, window);
         conn.owed.response = true;
         conn.credit_from(request);
         conn
     }
 
     /// A connection that the host asks for; the request is owed.
-    pub fn requested(key: Key, stream: UnixStream, window: u32) -> Self {
-        let mut conn = Self::new(key, stream, window);
+    pub fn requested(key: Key, socket: HostSocket, window: u32) -> Self {
+        let mut conn = Self::new(key, socket, window);
         conn.owed.request = true;
         conn.connecting = true;
         conn
     }
 
-    fn new(key: Key, stream: UnixStream, window: u32) -> Self {
+    fn new(key: Key, socket: HostSocket, window: u32) -> Self {
+        let window = match socket.kind() {
+            Kind::Stream => window,
+            // A message that fits the window must fit the socket.
+            Kind::Seqpacket => window.min(socket.longest_message().unwrap_or(0)),
+        };
         Self {
             key,
-            stream: Some(stream),
+            kind: socket.kind(),
+            socket: Some(socket),
             connecting: false,
             owed: Owed::default(),
             guest_shut: 0,
@@ -179,6 +135,7 @@ impl Conn {
             asked: false,
             readable: false,
             burst: 1,
+            incoming: Incoming::default(),
             watched: EventSet::empty(),
         }
     }
@@ -188,14 +145,14 @@ impl Conn {
         self.key
     }
 
-    /// The host's end, while it is of use.
-    pub fn stream(&self) -> Option<&UnixStream> {
-        self.stream.as_ref()
+    /// Its type.
+    pub fn kind(&self) -> Kind {
+        self.kind
     }
 
-    /// Bytes that the guest may have on their way.
-    pub fn window(&self) -> u32 {
-        self.window
+    /// The host's end, while it is of use.
+    pub fn socket(&self) -> Option<&HostSocket> {
+        self.socket.as_ref()
     }
 
     /// Bytes of memory that its backlog holds.
@@ -211,12 +168,12 @@ impl Conn {
 
     /// Whether both directions are over and only the guest's last word is missing.
     pub fn is_over(&self) -> bool {
-        self.stream.is_none()
+        self.socket.is_none()
     }
 
     /// The host's end and the bytes that it has yet to be given.
-    pub fn into_rest(self) -> Option<(UnixStream, Backlog)> {
-        self.stream.map(|stream| (stream, self.backlog))
+    pub fn into_rest(self) -> Option<(HostSocket, Backlog)> {
+        self.socket.map(|socket| (socket, self.backlog))
     }
 
     /// What the socket should be watched for. Only with nothing else to wait for is the end of both
@@ -226,7 +183,7 @@ impl Conn {
         if self.may_read() && !self.readable {
             wanted |= EventSet::IN | EventSet::READ_HANG_UP;
         }
-        if !self.backlog.is_empty() {
+        if !self.backlog.is_idle() {
             wanted |= EventSet::OUT;
         }
         if wanted.is_empty() { EventSet::EDGE_TRIGGERED } else { wanted }
@@ -234,7 +191,7 @@ impl Conn {
 
     fn may_read(&self) -> bool {
         !self.connecting
-            && self.stream.is_some()
+            && self.socket.is_some()
             && self.guest_shut & shutdown::RECEIVE == 0
             && self.host_shut & shutdown::SEND == 0
     }
@@ -248,12 +205,23 @@ impl Conn {
     fn credit_from(&mut self, header: &Header) {
         self.peer_alloc = header.buf_alloc.get();
         self.peer_forwarded = header.fwd_cnt.get();
-        self.asked &= self.credit() == 0;
+        self.asked &= self.credit() < self.needed_credit();
+    }
+
+    /// Credit without which nothing can be read: a byte's, a message's.
+    fn needed_credit(&self) -> u32 {
+        self.incoming.len().max(1)
     }
 
     /// Whether there is something to read and room for it.
     pub fn has_data(&self) -> bool {
-        self.readable && self.may_read() && self.credit() > 0
+        let ready = self.readable && self.credit() >= self.needed_credit();
+        self.may_read() && (ready || self.has_partial_message())
+    }
+
+    /// Whether the guest was sent the beginning of a message: the rest comes before anything else.
+    pub fn has_partial_message(&self) -> bool {
+        self.incoming.is_taken()
     }
 
     /// How many chains the next read should offer: more when the last ones were filled.
@@ -262,7 +230,8 @@ impl Conn {
     }
 
     fn wants_credit(&self) -> bool {
-        self.readable && self.may_read() && self.credit() == 0 && !self.asked
+        let starved = self.credit() < self.needed_credit() && !self.has_partial_message();
+        self.readable && self.may_read() && starved && !self.asked
     }
 
     fn news_of_shutdown(&self) -> u32 {
@@ -290,7 +259,7 @@ impl Conn {
         } else if !self.connecting && self.news_of_shutdown() != 0 {
             self.told_shut |= self.host_shut;
             if self.told_shut == shutdown::BOTH {
-                self.stream = None;
+                self.socket = None;
             }
             (op::SHUTDOWN, self.told_shut)
         } else if self.wants_credit() {
@@ -304,10 +273,11 @@ impl Conn {
         Some(Header { flags: U32::new(flags), ..self.header(guest_cid, op, 0) })
     }
 
-    /// The header of a packet with `len` bytes of payload that were just read from the host.
-    pub fn data_header(&mut self, guest_cid: u64, len: u32) -> Header {
+    /// The header of a packet with `len` bytes of payload that were just read from the host, with these
+    /// [flags](seqpacket).
+    pub fn data_header(&mut self, guest_cid: u64, len: u32, flags: u32) -> Header {
         self.sent = self.sent.wrapping_add(len);
-        self.header(guest_cid, op::RW, len)
+        Header { flags: U32::new(flags), ..self.header(guest_cid, op::RW, len) }
     }
 
     /// Every packet tells the guest its credit.
@@ -320,7 +290,7 @@ impl Conn {
             src_port: U32::new(self.key.host),
             dst_port: U32::new(self.key.guest),
             len: U32::new(len),
-            kind: U16::new(socket_type::STREAM),
+            kind: U16::new(self.kind.wire()),
             op: U16::new(op),
             buf_alloc: U32::new(self.window),
             fwd_cnt: U32::new(self.forwarded),
@@ -353,7 +323,7 @@ impl Conn {
     fn on_response(&mut self) -> Verdict {
         let line = format!("OK {}\n", self.key.host);
         // The first bytes on this socket: they fit, or its other end is gone.
-        match self.stream.as_ref().map(|stream| host::send(stream, line.as_bytes())) {
+        match self.socket.as_ref().map(|socket| socket.send(line.as_bytes())) {
             Some(Ok(sent)) if sent == line.len() => {
                 self.connecting = false;
                 Verdict::Keep
@@ -367,15 +337,22 @@ impl Conn {
         if self.guest_shut & shutdown::SEND != 0 || len > self.window as usize - self.backlog.len() {
             return Ok(Verdict::Broken);
         }
-        let Some(stream) = self.stream.as_ref().filter(|_| self.host_shut & shutdown::RECEIVE == 0) else {
+        let Some(socket) = self.socket.as_ref().filter(|_| self.host_shut & shutdown::RECEIVE == 0) else {
             self.forward(len);
             return Ok(Verdict::Keep);
         };
+        let ends = packet.header.flags.get() & seqpacket::EOM != 0;
+        // A message that began in the backlog goes on there.
+        let whole = self.kind == Kind::Stream || ends;
+        let began = !self.backlog.is_empty();
         let mut taken = 0;
-        if self.backlog.is_empty() && len > 0 {
+        if !began && whole && len > 0 {
             let mut pieces = Pieces::default();
             pieces.append(mem, packet.payload(), Permissions::Read)?;
-            taken = match host::send_pieces(stream, &pieces) {
+            // A message in more pieces than the kernel takes goes through the backlog.
+            let fits = self.kind == Kind::Stream || pieces.total() == len;
+            let sent = if fits { socket.send_pieces(&pieces) } else { Ok(0) };
+            taken = match sent {
                 Ok(taken) => taken,
                 Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => 0,
                 Err(_) => {
@@ -388,22 +365,50 @@ impl Conn {
         if taken < len {
             packet.copy(mem, taken, self.backlog.extend(len - taken))?;
         }
+        if self.kind == Kind::Seqpacket && taken == 0 {
+            self.backlog.add_to_message(len);
+            if ends {
+                self.backlog.end_message();
+            }
+        }
         self.forward(taken);
+        // A socket that is watched for room has none.
+        if began && !self.watched.contains(EventSet::OUT) {
+            self.flush();
+        }
         Ok(Verdict::Keep)
     }
 
-    /// Counts bytes that left the window; the guest hears of it when half of the window is at stake.
+    /// Sends what can be sent of the backlog.
+    fn flush(&mut self) {
+        if let Some(socket) = &self.socket {
+            match self.backlog.flush(socket) {
+                Ok(sent) => {
+                    self.forward(sent);
+                    self.end_writing();
+                }
+                Err(_) => self.host_receives_no_more(),
+            }
+        }
+    }
+
+    /// Counts bytes that left the window. The guest hears of it when half of the window is at stake, or when it
+    /// would else be short of credit: what lies here may be the beginning of a message whose rest waits for it.
     fn forward(&mut self, len: usize) {
         let len = u32::try_from(len).expect("at most a window");
         self.forwarded = self.forwarded.wrapping_add(len);
-        if self.forwarded.wrapping_sub(self.told_forwarded) >= self.window / 2 {
+        let news = self.forwarded.wrapping_sub(self.told_forwarded);
+        let held = u32::try_from(self.backlog.len()).expect("at most a window");
+        let spent = news.saturating_add(held);
+        if news >= self.window / 2 || (news > 0 && spent >= self.window / 4 * 3) {
             self.owed.credit_update = true;
         }
     }
 
     fn host_receives_no_more(&mut self) {
-        self.forward(self.backlog.len());
+        let dropped = self.backlog.len();
         self.backlog.clear();
+        self.forward(dropped);
         self.host_shut |= shutdown::RECEIVE;
     }
 
@@ -412,11 +417,11 @@ impl Conn {
         if self.guest_shut == shutdown::BOTH {
             return Verdict::Closed;
         }
-        if let Some(stream) = &self.stream
+        if let Some(socket) = &self.socket
             && self.guest_shut & shutdown::RECEIVE != 0
         {
-            // Fails only when the other end is gone, and then there is nothing to end.
-            let _ = stream.shutdown(Shutdown::Read);
+            socket.shutdown(Shutdown::Read);
+            self.incoming = Incoming::default();
         }
         self.end_writing();
         Verdict::Keep
@@ -424,12 +429,11 @@ impl Conn {
 
     /// Passes the guest's end of file on, after its last byte.
     fn end_writing(&self) {
-        if let Some(stream) = &self.stream
+        if let Some(socket) = &self.socket
             && self.guest_shut & shutdown::SEND != 0
-            && self.backlog.is_empty()
+            && self.backlog.is_idle()
         {
-            // As above.
-            let _ = stream.shutdown(Shutdown::Write);
+            socket.shutdown(Shutdown::Write);
         }
     }
 
@@ -447,16 +451,8 @@ impl Conn {
         if events.intersects(EventSet::IN | EventSet::READ_HANG_UP | EventSet::HANG_UP | EventSet::ERROR) {
             self.readable = true;
         }
-        if events.contains(EventSet::OUT)
-            && let Some(stream) = &self.stream
-        {
-            match self.backlog.flush(stream) {
-                Ok(sent) => {
-                    self.forward(sent);
-                    self.end_writing();
-                }
-                Err(_) => self.host_receives_no_more(),
-            }
+        if events.contains(EventSet::OUT) {
+            self.flush();
         }
         Verdict::Keep
     }
@@ -464,7 +460,7 @@ impl Conn {
     /// Reads from the host into the guest's buffers; gives the number of bytes, or none when the connection
     /// is broken.
     pub fn read(&mut self, pieces: &Pieces<'_>) -> Option<usize> {
-        match host::receive_pieces(self.stream.as_ref()?, pieces) {
+        match self.socket.as_ref()?.receive_pieces(pieces) {
             Ok(0) => {
                 self.readable = false;
                 self.host_shut |= shutdown::SEND;

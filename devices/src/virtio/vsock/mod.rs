@@ -33,7 +33,7 @@ use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use self::host::{HostError, Listener};
+use self::host::HostError;
 use self::muxer::{Filled, Muxer};
 use self::packet::HOST_CID;
 use crate::irq::Interrupt;
@@ -48,8 +48,10 @@ const TX: usize = 1;
 const QUEUE_SIZES: [u16; 3] = [256, 256, 16];
 /// Stream sockets are supported (5.10.3).
 const F_STREAM: u64 = 1 << 0;
-/// Connections there may be at a time.
-const DEFAULT_LIMIT: usize = 1024;
+/// Seqpacket sockets are supported (5.10.3).
+const F_SEQPACKET: u64 = 1 << 1;
+/// Connections that either side may have asked for at a time.
+const DEFAULT_LIMIT: usize = 4096;
 /// One call from the event loop serves at most this many rounds; each takes and sends at most so many chains,
 /// then tells the guest. So neither queue waits long for the other, nor other devices for this one.
 const ROUNDS: usize = 4;
@@ -125,13 +127,16 @@ impl Vsock {
         }
         let kick = || EventFd::new(EFD_NONBLOCK).map_err(VsockError::Descriptors);
         let kicks = [kick()?, kick()?, kick()?];
-        let listener = config.socket.as_deref().map(Listener::bind).transpose()?;
-        let muxer = Muxer::new(config.guest_cid, listener, DEFAULT_LIMIT).map_err(VsockError::Descriptors)?;
+        let mut muxer = Muxer::new(config.guest_cid, DEFAULT_LIMIT).map_err(VsockError::Descriptors)?;
+        if let Some(path) = &config.socket {
+            muxer.listen(path)?;
+        }
         Ok(Self { guest_cid: config.guest_cid, muxer, kicks, active: None })
     }
 
-    /// At most `limit` connections at a time, clients that have not said their port yet included; 1024 if
-    /// never called. Further ones are refused.
+    /// At most `limit` connections at a time that the guest asked for, and as many that the host asked for,
+    /// clients that have not said their port yet included; 4096 if never called. Further ones are refused: the
+    /// guest is sent a reset, the client's socket is closed.
     #[must_use]
     pub fn with_limit(mut self, limit: usize) -> Self {
         self.muxer.set_limit(limit);
@@ -221,7 +226,7 @@ impl VirtioDevice for Vsock {
     }
 
     fn features(&self) -> u64 {
-        F_STREAM
+        F_STREAM | F_SEQPACKET
     }
 
     fn queue_max_sizes(&self) -> &[u16] {
@@ -242,12 +247,12 @@ impl VirtioDevice for Vsock {
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
         self.reset();
-        let Activation { memory, queues, interrupt, .. } = activation;
+        let Activation { memory, queues, interrupt, features } = activation;
         let mut queues = queues.into_iter();
         let mut queue = |index| queues.next().flatten().ok_or(ActivateError::QueueMissing(index));
         let (mut rx, tx) = (queue(RX)?, queue(TX)?);
         rx.disable_kicks().map_err(|error| ActivateError::Host(io::Error::other(error)))?;
-        self.muxer.start().map_err(ActivateError::Host)?;
+        self.muxer.start(features & F_SEQPACKET != 0).map_err(ActivateError::Host)?;
         self.active = Some(Active { memory, rx, tx, interrupt });
         // What the driver offered before now may have been kicked for in vain.
         let _ = self.kicks[TX].write(1);

@@ -5,18 +5,19 @@
 //!   rx queue <── fill <── resets, then ready slots in turn <── poll (one epoll of all host sockets)
 //! ```
 //!
-//! Everything that a guest can make this keep is bounded: slots by `limit`, resets by back pressure (the tx
-//! queue waits while too many are unsent), and each slot stands in the ready list at most once, by its
-//! number, whatever comes and goes in it.
+//! Everything that a guest can make this keep is bounded: slots by `limit`, of which the guest and the host
+//! have as many each, resets by back pressure (the tx queue waits while too many are unsent), and each slot
+//! stands in the ready list at most once, by its number, whatever comes and goes in it.
 
 mod clients;
 mod rx;
+mod slots;
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::AsRawFd;
-use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 
 use log::debug;
 use vm_memory::GuestMemoryMmap;
@@ -25,10 +26,10 @@ use zerocopy::FromZeros;
 use zerocopy::little_endian::{U16, U32, U64};
 
 pub use self::rx::Filled;
-use super::conn::{Backlog, Conn, Verdict};
-use super::host::{Greeting, Handshake, Listener};
-use super::packet::{HOST_CID, Header, Key, Packet, PacketError};
-use super::packet::{op, socket_type};
+use self::slots::{Side, Slots, State};
+use super::conn::{Conn, Verdict};
+use super::host::{self, Greeting, HostError, HostSocket, Listener};
+use super::packet::{HOST_CID, Header, Key, Kind, Packet, PacketError, op};
 use super::{Accept, GuestPort};
 use crate::virtio::queue::{Chain, QueueError};
 
@@ -36,82 +37,50 @@ use crate::virtio::queue::{Chain, QueueError};
 const MAX_RESETS: usize = 256;
 /// Events taken from the sockets at a time, and clients accepted at a time.
 const BATCH: usize = 64;
-/// Bytes that a guest may have under way to one host socket; at most `WIDE` connections have this many.
-const WIDE_WINDOW: u32 = 256 * 1024;
-/// Connections of the wide window, so that the backlogs of all stay within tens of megabytes.
-const WIDE: usize = 64;
-/// Bytes that a guest may have under way on each of the others.
-const NARROW_WINDOW: u32 = 32 * 1024;
-/// The listener's event.
-const LISTENER: u64 = u64::MAX;
-
-/// What a slot holds.
-enum State {
-    Free,
-    /// A client of the host, before its line.
-    Handshake(Handshake),
-    Conn(Conn),
-    /// What the guest sent before it closed, on its way to the host.
-    Rest {
-        stream: UnixStream,
-        backlog: Backlog,
-        window: u32,
-    },
-}
-
-struct Slot {
-    state: State,
-    /// Tells an event for what was here before from one for what is here now.
-    generation: u32,
-    /// When it came to its state, for the choice of what to give up when slots run out.
-    since: u64,
-    /// It stands in the ready list.
-    ready: bool,
-    /// It stands in the list of slots whose watched events may have to change.
-    unsettled: bool,
-}
+/// The events of the listeners are this one and those above, in their order.
+const LISTENER: u64 = u64::MAX - 1;
 
 /// All connections of one guest.
 pub struct Muxer {
     guest_cid: u64,
-    listener: Option<Listener>,
+    /// None without Unix sockets: the guest reaches claimed ports only.
+    path: Option<PathBuf>,
+    listeners: Vec<Listener>,
     claims: HashMap<u32, Accept>,
     limit: usize,
     epoll: Epoll,
-    /// The listener could not accept, and is watched for edges only until a slot is free again.
+    /// A listener could not accept, and is watched for edges only until a slot is free again.
     parked: bool,
     listening: bool,
-    slots: Vec<Slot>,
-    free: Vec<usize>,
+    /// The driver knows seqpacket connections.
+    seqpacket: bool,
+    slots: Slots,
     keys: HashMap<Key, usize>,
     ready: VecDeque<usize>,
     unsettled: Vec<usize>,
     resets: VecDeque<Header>,
-    wide: usize,
     next_port: u32,
-    clock: u64,
 }
 
 impl Muxer {
-    /// No connection yet; `limit` is how many there may be.
-    pub fn new(guest_cid: u64, listener: Option<Listener>, limit: usize) -> io::Result<Self> {
+    /// No connection yet; `limit` is how many each side may have asked for.
+    pub fn new(guest_cid: u64, limit: usize) -> io::Result<Self> {
         Ok(Self {
             guest_cid,
-            listener,
+            path: None,
+            listeners: Vec::new(),
             claims: HashMap::new(),
             limit,
             epoll: Epoll::new()?,
             parked: false,
             listening: false,
-            slots: Vec::new(),
-            free: Vec::new(),
+            seqpacket: false,
+            slots: Slots::default(),
             keys: HashMap::new(),
             ready: VecDeque::new(),
             unsettled: Vec::new(),
             resets: VecDeque::new(),
-            wide: 0,
             next_port: clients::FIRST_PORT,
-            clock: 0,
         })
     }
 
@@ -120,7 +89,7 @@ impl Muxer {
         &self.epoll
     }
 
-    /// At most this many slots from now on.
+    /// At most this many connections that either side asked for from now on.
     pub fn set_limit(&mut self, limit: usize) {
         self.limit = limit;
     }
@@ -130,28 +99,40 @@ impl Muxer {
         self.claims.insert(port, accept);
     }
 
-    /// Starts to take clients of the host.
-    pub fn start(&mut self) -> io::Result<()> {
-        if let Some(listener) = &self.listener {
-            let event = EpollEvent::new(EventSet::IN, LISTENER);
+    /// Listens for clients of the host on `path` and beside it.
+    pub fn listen(&mut self, path: &Path) -> Result<(), HostError> {
+        for kind in [Kind::Stream, Kind::Seqpacket] {
+            self.listeners.push(Listener::bind(&host::clients_path(path, kind), kind)?);
+        }
+        self.path = Some(path.to_owned());
+        Ok(())
+    }
+
+    /// Starts to take clients of the host; those that want messages are refused unless the driver knows
+    /// `seqpacket`.
+    pub fn start(&mut self, seqpacket: bool) -> io::Result<()> {
+        self.seqpacket = seqpacket;
+        self.listening = true;
+        for (token, listener) in (LISTENER..=u64::MAX).zip(&self.listeners) {
+            let event = EpollEvent::new(EventSet::IN, token);
             self.epoll.ctl(ControlOperation::Add, listener.fd(), event)?;
-            self.listening = true;
         }
         Ok(())
     }
 
-    /// Removes the Unix socket; no client finds the device any more. To be called when it has stopped.
+    /// Removes the Unix sockets; no client finds the device any more. To be called when it has stopped.
     pub fn close(&mut self) {
-        self.listener = None;
+        self.listeners.clear();
+        self.path = None;
     }
 
     /// Drops every connection and takes no clients any more.
     pub fn stop(&mut self) {
-        if let Some(listener) = &self.listener
-            && std::mem::take(&mut self.listening)
-        {
-            // Fails only when it is not there, which is what is wanted.
-            let _ = self.epoll.ctl(ControlOperation::Delete, listener.fd(), EpollEvent::default());
+        if std::mem::take(&mut self.listening) {
+            for listener in &self.listeners {
+                // Fails only when it is not there, which is what is wanted.
+                let _ = self.epoll.ctl(ControlOperation::Delete, listener.fd(), EpollEvent::default());
+            }
         }
         self.parked = false;
         // Closing a socket takes it out of the epoll. Slots stay, so that an event already under way is
@@ -161,7 +142,7 @@ impl Muxer {
         }
         self.ready.clear();
         self.unsettled.clear();
-        for slot in &mut self.slots {
+        for slot in self.slots.iter_mut() {
             (slot.ready, slot.unsettled) = (false, false);
         }
         self.resets.clear();
@@ -177,7 +158,7 @@ impl Muxer {
     /// # Errors
     /// When the chain is no longer guest memory.
     pub fn on_chain(&mut self, mem: &GuestMemoryMmap, chain: &Chain) -> Result<(), QueueError> {
-        let packet = match Packet::read(mem, chain, self.guest_cid)? {
+        let packet = match Packet::read(mem, chain, self.guest_cid, self.seqpacket)? {
             Ok(packet) => packet,
             Err(error) => {
                 debug!("vsock: {error}");
@@ -186,15 +167,29 @@ impl Muxer {
             }
         };
         let key = packet.header.key();
+        let op = packet.header.op.get();
         let Some(&index) = self.keys.get(&key) else {
-            match packet.header.op.get() {
-                op::REQUEST => self.on_request(&packet.header),
+            match op {
+                op::REQUEST => self.on_request(&packet),
                 op::RST => self.forget_resets(key),
                 _ => self.resets.push_back(packet.header.reset()),
             }
             return Ok(());
         };
         let State::Conn(conn) = &mut self.slots[index].state else { return Ok(()) };
+        if op == op::REQUEST && conn.is_over() {
+            // The guest uses the port again: it has forgotten what only waited for its last word.
+            self.release(index);
+            self.on_request(&packet);
+            return Ok(());
+        }
+        if packet.kind != conn.kind() {
+            // Of another connection, which is not there.
+            if op != op::RST {
+                self.resets.push_back(packet.header.reset());
+            }
+            return Ok(());
+        }
         let verdict = conn.on_packet(mem, &packet)?;
         self.settle(index, verdict);
         Ok(())
@@ -220,89 +215,66 @@ impl Muxer {
         });
     }
 
-    fn on_request(&mut self, request: &Header) {
-        let key = request.key();
+    fn on_request(&mut self, request: &Packet<'_>) {
+        let key = request.header.key();
         self.forget_resets(key);
-        let stream = if self.make_room() { self.open(key) } else { None };
-        let Some(stream) = stream else {
-            self.resets.push_back(request.reset());
+        let socket = if self.make_room(Side::Guest) { self.open(key, request.kind) } else { None };
+        let Some(socket) = socket else {
+            self.resets.push_back(request.header.reset());
             return;
         };
-        let window = self.take_window();
-        let conn = Conn::accepted(request, stream, window);
-        if self.insert(State::Conn(conn)).is_err() {
-            self.give_window_back(window);
-            self.resets.push_back(request.reset());
+        let index = self.slots.take(Side::Guest);
+        let conn = Conn::accepted(&request.header, socket, self.slots.window(index));
+        if let Err(error) = self.watch_new(index, State::Conn(conn)) {
+            debug!("vsock: connection not watched: {error}");
+            self.resets.push_back(request.header.reset());
         }
     }
 
     /// The host's end for a connection that the guest asks for.
-    fn open(&mut self, key: Key) -> Option<UnixStream> {
+    fn open(&mut self, key: Key, kind: Kind) -> Option<HostSocket> {
         if let Some(accept) = self.claims.get_mut(&key.host) {
-            let stream = accept(GuestPort(key.guest))?;
-            return stream.set_nonblocking(true).is_ok().then_some(stream);
+            let stream = if kind == Kind::Stream { accept(GuestPort(key.guest)) } else { None };
+            return HostSocket::from_stream(stream?).ok();
         }
-        let connected = self.listener.as_ref()?.connect(key.host);
+        let connected = host::connect_to_service(self.path.as_ref()?, key.host, kind);
         connected.inspect_err(|error| debug!("vsock: host port {} refused: {error}", key.host)).ok()
     }
 
-    fn take_window(&mut self) -> u32 {
-        if self.wide == WIDE {
-            return NARROW_WINDOW;
-        }
-        self.wide += 1;
-        WIDE_WINDOW
-    }
-
-    fn give_window_back(&mut self, window: u32) {
-        self.wide -= usize::from(window == WIDE_WINDOW);
-    }
-
-    /// Whether a slot is left, if need be one that somebody has left but for formalities.
-    fn make_room(&mut self) -> bool {
-        if self.slots.len() - self.free.len() < self.limit {
+    /// Whether this side may have another slot, if need be one that somebody has left but for formalities.
+    fn make_room(&mut self, side: Side) -> bool {
+        if self.slots.used(side) < self.limit {
             return true;
         }
-        let leaving = |slot: &Slot| match &slot.state {
-            State::Free => false,
-            State::Conn(conn) => conn.is_over(),
-            State::Handshake(_) | State::Rest { .. } => true,
-        };
-        let eldest = (0..self.slots.len())
-            .filter(|index| leaving(&self.slots[*index]))
-            .min_by_key(|index| self.slots[*index].since);
-        match eldest {
+        match self.slots.eldest_leaving(side) {
             Some(index) if matches!(self.slots[index].state, State::Conn(_)) => {
                 self.settle(index, Verdict::Broken);
             }
             Some(index) => self.release(index),
-            None => return false,
+            None => {
+                debug!("vsock: connection refused: {} of the {side:?}'s are open", self.limit);
+                return false;
+            }
         }
         true
     }
 
-    /// Puts `state` into a slot and watches its socket.
-    fn insert(&mut self, state: State) -> io::Result<usize> {
-        let index = self.free.pop().unwrap_or_else(|| {
-            let slot = Slot { state: State::Free, generation: 0, since: 0, ready: false, unsettled: false };
-            self.slots.push(slot);
-            self.slots.len() - 1
-        });
-        self.slots[index].generation = self.slots[index].generation.wrapping_add(1);
-        let token = self.token(index);
+    /// Puts `state` into a slot that was just taken and watches its socket.
+    fn watch_new(&mut self, index: usize, state: State) -> io::Result<()> {
+        let token = self.slots.token(index);
         let (fd, events) = match &state {
-            State::Handshake(handshake) => (handshake.stream().as_raw_fd(), EventSet::IN),
+            State::Handshake(handshake) => (handshake.socket().as_raw_fd(), EventSet::IN),
             State::Conn(conn) => {
-                (conn.stream().expect("a new connection has a stream").as_raw_fd(), conn.wanted())
+                (conn.socket().expect("a new connection has a socket").as_raw_fd(), conn.wanted())
             }
-            State::Free | State::Rest { .. } => unreachable!("only what is new is inserted"),
+            State::Free | State::Rest { .. } => unreachable!("only what is new is watched anew"),
         };
         if let Err(error) = self.epoll.ctl(ControlOperation::Add, fd, EpollEvent::new(events, token)) {
-            self.free.push(index);
+            self.slots.vacate(index);
             return Err(error);
         }
         self.place(index, state, events);
-        Ok(index)
+        Ok(())
     }
 
     /// Gives a slot a new state, whose socket is watched for `events`.
@@ -311,14 +283,8 @@ impl Muxer {
             conn.watched = events;
             self.keys.insert(conn.key(), index);
         }
-        self.clock += 1;
-        self.slots[index].since = self.clock;
-        self.slots[index].state = state;
+        self.slots.place(index, state);
         self.touch(index);
-    }
-
-    fn token(&self, index: usize) -> u64 {
-        u64::from(self.slots[index].generation) << 32 | index as u64
     }
 
     /// Notes that a slot may have something to send and may want other events than before.
@@ -337,22 +303,17 @@ impl Muxer {
 
     /// Empties a slot; the socket in it is closed, which also takes it out of the epoll.
     fn release(&mut self, index: usize) {
-        let window = match std::mem::replace(&mut self.slots[index].state, State::Free) {
+        match std::mem::replace(&mut self.slots[index].state, State::Free) {
             State::Free => return,
-            State::Handshake(_) => 0,
-            State::Rest { window, .. } => window,
-            State::Conn(conn) => {
-                self.keys.remove(&conn.key());
-                conn.window()
-            }
-        };
-        self.vacate(index, window);
+            State::Handshake(_) | State::Rest { .. } => {}
+            State::Conn(conn) => drop(self.keys.remove(&conn.key())),
+        }
+        self.vacate(index);
     }
 
     /// Lets somebody else have a slot that is empty now.
-    fn vacate(&mut self, index: usize, window: u32) {
-        self.give_window_back(window);
-        self.free.push(index);
+    fn vacate(&mut self, index: usize) {
+        self.slots.vacate(index);
         self.unpark();
     }
 
@@ -364,34 +325,34 @@ impl Muxer {
         let State::Conn(conn) = &self.slots[index].state else { return };
         let key = conn.key();
         if verdict != Verdict::Gone && conn.is_known() {
-            self.resets.push_back(self.reset(key));
+            let reset = self.reset(key, conn.kind());
+            self.resets.push_back(reset);
         }
         if verdict == Verdict::Broken {
             return self.release(index);
         }
         self.keys.remove(&key);
         let State::Conn(conn) = std::mem::replace(&mut self.slots[index].state, State::Free) else { return };
-        let window = conn.window();
-        if let Some((stream, backlog)) = conn.into_rest()
-            && !backlog.is_empty()
+        if let Some((socket, backlog)) = conn.into_rest()
+            && !backlog.is_idle()
         {
-            // The guest takes nothing more. Fails only when the other end is gone.
-            let _ = stream.shutdown(Shutdown::Read);
-            let event = EpollEvent::new(EventSet::OUT, self.token(index));
-            if self.epoll.ctl(ControlOperation::Modify, stream.as_raw_fd(), event).is_ok() {
-                return self.place(index, State::Rest { stream, backlog, window }, EventSet::OUT);
+            // The guest takes nothing more.
+            socket.shutdown(Shutdown::Read);
+            let event = EpollEvent::new(EventSet::OUT, self.slots.token(index));
+            if self.epoll.ctl(ControlOperation::Modify, socket.as_raw_fd(), event).is_ok() {
+                return self.place(index, State::Rest { socket, backlog }, EventSet::OUT);
             }
         }
-        self.vacate(index, window);
+        self.vacate(index);
     }
 
-    fn reset(&self, key: Key) -> Header {
+    fn reset(&self, key: Key, kind: Kind) -> Header {
         Header {
             src_cid: U64::new(HOST_CID),
             dst_cid: U64::new(self.guest_cid),
             src_port: U32::new(key.host),
             dst_port: U32::new(key.guest),
-            kind: U16::new(socket_type::STREAM),
+            kind: U16::new(kind.wire()),
             op: U16::new(op::RST),
             ..Header::new_zeroed()
         }
@@ -403,12 +364,12 @@ impl Muxer {
         // Fails only when a signal came in between: the epoll stays readable.
         let count = self.epoll.wait(0, &mut events).unwrap_or(0);
         for event in &events[..count] {
-            if event.data() == LISTENER {
-                self.accept();
+            if let Some(listener) = event.data().checked_sub(LISTENER) {
+                self.accept(usize::from(listener > 0));
                 continue;
             }
             let index = usize::try_from(event.data() & u64::from(u32::MAX)).expect("32 bits");
-            if self.slots.get(index).is_some() && self.token(index) == event.data() {
+            if self.slots.get(index).is_some() && self.slots.token(index) == event.data() {
                 self.on_event(index, event.event_set());
             }
         }
@@ -426,9 +387,9 @@ impl Muxer {
                 let verdict = conn.on_event(events);
                 self.settle(index, verdict);
             }
-            State::Rest { stream, backlog, .. } => {
-                let failed = backlog.flush(stream).is_err() || events.contains(EventSet::HANG_UP);
-                if failed || backlog.is_empty() {
+            State::Rest { socket, backlog } => {
+                let failed = backlog.flush(socket).is_err() || events.contains(EventSet::HANG_UP);
+                if failed || backlog.is_idle() {
                     self.release(index);
                 }
             }
@@ -443,8 +404,8 @@ impl Muxer {
             State::Rest { backlog, .. } => backlog.capacity(),
             State::Free | State::Handshake(_) => 0,
         });
-        let (slots, free) = (self.slots.len(), self.free.len());
-        [slots - free, slots, self.resets.len(), self.ready.len(), waiting.sum()]
+        let used = self.slots.used(Side::Guest) + self.slots.used(Side::Host);
+        [used, self.slots.len(), self.resets.len(), self.ready.len(), waiting.sum()]
     }
 
     /// Whether the guest is to be sent something.
@@ -456,12 +417,12 @@ impl Muxer {
     pub fn settle_watches(&mut self) {
         while let Some(index) = self.unsettled.pop() {
             self.slots[index].unsettled = false;
-            let token = self.token(index);
+            let token = self.slots.token(index);
             let State::Conn(conn) = &mut self.slots[index].state else { continue };
             let wanted = conn.wanted();
-            let Some(stream) = conn.stream().filter(|_| wanted != conn.watched) else { continue };
+            let Some(socket) = conn.socket().filter(|_| wanted != conn.watched) else { continue };
             let event = EpollEvent::new(wanted, token);
-            match self.epoll.ctl(ControlOperation::Modify, stream.as_raw_fd(), event) {
+            match self.epoll.ctl(ControlOperation::Modify, socket.as_raw_fd(), event) {
                 Ok(()) => conn.watched = wanted,
                 // Only for lack of kernel memory.
                 Err(error) => {

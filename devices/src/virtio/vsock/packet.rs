@@ -23,10 +23,31 @@ pub const MAX_PAYLOAD: u32 = 64 * 1024;
 /// The most pieces of one scattered read or write, as the kernel has it (UIO_MAXIOV).
 const MAX_PIECES: usize = 1024;
 
-/// Connection types (5.10.6.3).
+/// Connection types (5.10.6).
 pub mod socket_type {
     /// A byte stream.
     pub const STREAM: u16 = 1;
+    /// Messages, in order and each whole.
+    pub const SEQPACKET: u16 = 2;
+}
+
+/// The type of a connection that this device serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A byte stream.
+    Stream,
+    /// Messages, in order and each whole.
+    Seqpacket,
+}
+
+impl Kind {
+    /// As a header has it, one of [`socket_type`].
+    pub fn wire(self) -> u16 {
+        match self {
+            Self::Stream => socket_type::STREAM,
+            Self::Seqpacket => socket_type::SEQPACKET,
+        }
+    }
 }
 
 /// What a packet asks for or tells (5.10.6).
@@ -55,6 +76,14 @@ pub mod shutdown {
     pub const SEND: u32 = 2;
     /// Both.
     pub const BOTH: u32 = RECEIVE | SEND;
+}
+
+/// Flags of [`op::RW`] of a seqpacket connection (5.10.6.7).
+pub mod seqpacket {
+    /// The message ends here.
+    pub const EOM: u32 = 1;
+    /// So does the record: the sender's MSG_EOR.
+    pub const EOR: u32 = 2;
 }
 
 /// `struct virtio_vsock_hdr`.
@@ -145,13 +174,16 @@ pub enum PacketError {
 /// A checked packet of the guest: its payload lies whole in its chain.
 #[derive(Debug)]
 pub struct Packet<'a> {
-    /// The header, checked: from the guest, for the host, a stream's.
+    /// The header, checked: from the guest, for the host.
     pub header: Header,
+    /// The type of its connection, one that is served.
+    pub kind: Kind,
     chain: &'a Chain,
 }
 
 impl<'a> Packet<'a> {
-    /// Reads and checks the header of a packet that `guest_cid` sent.
+    /// Reads and checks the header of a packet that `guest_cid` sent. Streams are always served, since
+    /// drivers that negotiate no bit or SEQPACKET alone mean them too (5.10.3); messages if `seqpacket`.
     ///
     /// # Errors
     /// The outer one when the chain is no longer guest memory, the inner one when the packet breaks a rule.
@@ -159,27 +191,14 @@ impl<'a> Packet<'a> {
         mem: &GuestMemoryMmap,
         chain: &'a Chain,
         guest_cid: u64,
+        seqpacket: bool,
     ) -> Result<Result<Self, PacketError>, QueueError> {
         let chain_len = chain.readable_len();
         let mut header = Header::new_zeroed();
         if chain.read_at(mem, 0, header.as_mut_bytes())? < size_of::<Header>() {
             return Ok(Err(PacketError::NoHeader { len: chain_len }));
         }
-        Ok(Self::check(header, chain_len, guest_cid).map(|()| Self { header, chain }))
-    }
-
-    fn check(header: Header, chain_len: u64, guest_cid: u64) -> Result<(), PacketError> {
-        if header.src_cid.get() != guest_cid {
-            return Err(PacketError::ForeignSource { cid: header.src_cid.get() });
-        }
-        if header.dst_cid.get() != HOST_CID || header.kind.get() != socket_type::STREAM {
-            return Err(PacketError::Unserved(header));
-        }
-        let len = header.len.get();
-        if len > MAX_PAYLOAD || u64::from(len) > chain_len - u64::from(HEADER_LEN) {
-            return Err(PacketError::Length { header, chain_len });
-        }
-        Ok(())
+        Ok(check(header, chain_len, guest_cid, seqpacket).map(|kind| Self { header, kind, chain }))
     }
 
     /// Payload bytes.
@@ -199,6 +218,26 @@ impl<'a> Packet<'a> {
     pub fn copy(&self, mem: &GuestMemoryMmap, offset: usize, data: &mut [u8]) -> Result<(), QueueError> {
         self.chain.read_at(mem, u64::from(HEADER_LEN) + offset as u64, data).map(|_| ())
     }
+}
+
+/// The rules of a header; gives the connection's type.
+fn check(header: Header, chain_len: u64, guest_cid: u64, seqpacket: bool) -> Result<Kind, PacketError> {
+    if header.src_cid.get() != guest_cid {
+        return Err(PacketError::ForeignSource { cid: header.src_cid.get() });
+    }
+    let kind = match header.kind.get() {
+        socket_type::STREAM => Kind::Stream,
+        socket_type::SEQPACKET if seqpacket => Kind::Seqpacket,
+        _ => return Err(PacketError::Unserved(header)),
+    };
+    if header.dst_cid.get() != HOST_CID {
+        return Err(PacketError::Unserved(header));
+    }
+    let len = header.len.get();
+    if len > MAX_PAYLOAD || u64::from(len) > chain_len - u64::from(HEADER_LEN) {
+        return Err(PacketError::Length { header, chain_len });
+    }
+    Ok(kind)
 }
 
 /// Pieces of guest memory for one scattered system call.
@@ -296,35 +335,38 @@ mod tests {
     fn a_packet_must_come_from_the_guest() {
         for cid in [0, 2, 4, 3 | 1 << 32] {
             let header = Header { src_cid: U64::new(cid), ..header() };
-            assert_eq!(Packet::check(header, 49, 3), Err(PacketError::ForeignSource { cid }));
+            assert_eq!(check(header, 49, 3, true), Err(PacketError::ForeignSource { cid }));
         }
     }
 
     #[test]
-    fn a_packet_must_be_a_stream_to_the_host() {
+    fn a_packet_must_be_of_a_served_type_and_for_the_host() {
         for header in [
             Header { dst_cid: U64::new(1), ..header() },
             Header { dst_cid: U64::new(2 | 1 << 32), ..header() },
             Header { kind: U16::new(0), ..header() },
-            Header { kind: U16::new(2), ..header() },
+            Header { kind: U16::new(3), ..header() },
         ] {
-            assert_eq!(Packet::check(header, 49, 3), Err(PacketError::Unserved(header)));
+            assert_eq!(check(header, 49, 3, true), Err(PacketError::Unserved(header)));
         }
+        let message = Header { kind: U16::new(socket_type::SEQPACKET), ..header() };
+        assert_eq!(check(message, 49, 3, true), Ok(Kind::Seqpacket));
+        assert_eq!(check(message, 49, 3, false), Err(PacketError::Unserved(message)), "not negotiated");
     }
 
     #[test]
     fn payload_must_lie_in_the_chain() {
-        assert_eq!(Packet::check(header(), 49, 3), Ok(()));
+        assert_eq!(check(header(), 49, 3, true), Ok(Kind::Stream));
         assert_eq!(
-            Packet::check(header(), 48, 3),
+            check(header(), 48, 3, true),
             Err(PacketError::Length { header: header(), chain_len: 48 })
         );
         let full = Header { len: U32::new(MAX_PAYLOAD), ..header() };
-        assert_eq!(Packet::check(full, u64::from(MAX_PAYLOAD) + 44, 3), Ok(()));
+        assert_eq!(check(full, u64::from(MAX_PAYLOAD) + 44, 3, true), Ok(Kind::Stream));
         for len in [MAX_PAYLOAD + 1, u32::MAX] {
             let header = Header { len: U32::new(len), ..header() };
             let chain_len = u64::from(u32::MAX) + 44;
-            assert_eq!(Packet::check(header, chain_len, 3), Err(PacketError::Length { header, chain_len }));
+            assert_eq!(check(header, chain_len, 3, true), Err(PacketError::Length { header, chain_len }));
         }
     }
 

@@ -3,32 +3,37 @@
 use log::debug;
 use vmm_sys_util::epoll::{ControlOperation, EpollEvent, EventSet};
 
-use super::{BATCH, LISTENER, Muxer, State};
+use super::{BATCH, LISTENER, Muxer, Side, State};
 use crate::virtio::vsock::conn::Conn;
 use crate::virtio::vsock::host::Handshake;
-use crate::virtio::vsock::packet::Key;
+use crate::virtio::vsock::packet::{Key, Kind};
 
 /// Host ports of connections that the host asks for: a range of their own, which starts here.
 pub(super) const FIRST_PORT: u32 = 1 << 30;
 
 impl Muxer {
-    pub(super) fn accept(&mut self) {
+    /// Takes clients of a listener.
+    pub(super) fn accept(&mut self, listener: usize) {
         for _ in 0..BATCH {
-            let Some(listener) = &self.listener else { return };
+            let Some(listener) = self.listeners.get(listener) else { return };
             match listener.accept() {
-                Ok(Some(stream)) => {
-                    // Without room the stream is closed: refused.
-                    if self.make_room()
-                        && let Err(error) = self.insert(State::Handshake(Handshake::new(stream)))
-                    {
-                        debug!("vsock: client not watched: {error}");
+                Ok(Some(socket)) => {
+                    // What is not kept is closed: refused.
+                    let wanted = socket.kind() == Kind::Stream || self.seqpacket;
+                    if wanted && self.make_room(Side::Host) {
+                        let index = self.slots.take(Side::Host);
+                        match self.watch_new(index, State::Handshake(Handshake::new(socket))) {
+                            // The line is often there already.
+                            Ok(()) => self.on_event(index, EventSet::IN),
+                            Err(error) => debug!("vsock: client not watched: {error}"),
+                        }
                     }
                 }
                 Ok(None) => return self.unpark(),
                 Err(error) => {
                     // The client still waits, so the listener would report it for ever.
                     debug!("vsock: client not accepted: {error}");
-                    return self.watch_listener(EventSet::IN | EventSet::EDGE_TRIGGERED);
+                    return self.watch_listeners(EventSet::IN | EventSet::EDGE_TRIGGERED);
                 }
             }
         }
@@ -36,19 +41,19 @@ impl Muxer {
 
     pub(super) fn unpark(&mut self) {
         if self.parked {
-            self.watch_listener(EventSet::IN);
+            self.watch_listeners(EventSet::IN);
         }
     }
 
-    fn watch_listener(&mut self, events: EventSet) {
-        if let Some(listener) = &self.listener
-            && self.listening
-        {
-            let event = EpollEvent::new(events, LISTENER);
-            // The listener is in the epoll: this fails only for lack of memory, and then nothing changes.
-            if self.epoll.ctl(ControlOperation::Modify, listener.fd(), event).is_ok() {
-                self.parked = events.contains(EventSet::EDGE_TRIGGERED);
-            }
+    fn watch_listeners(&mut self, events: EventSet) {
+        if !self.listening {
+            return;
+        }
+        self.parked = events.contains(EventSet::EDGE_TRIGGERED);
+        for (token, listener) in (LISTENER..=u64::MAX).zip(&self.listeners) {
+            let event = EpollEvent::new(events, token);
+            // It is in the epoll: this fails only for lack of memory, and then it is watched as before.
+            let _ = self.epoll.ctl(ControlOperation::Modify, listener.fd(), event);
         }
     }
 
@@ -58,8 +63,7 @@ impl Muxer {
             return;
         };
         let key = self.assign(port);
-        let window = self.take_window();
-        let conn = Conn::requested(key, handshake.into_stream(), window);
+        let conn = Conn::requested(key, handshake.into_socket(), self.slots.window(index));
         self.place(index, State::Conn(conn), EventSet::IN);
     }
 

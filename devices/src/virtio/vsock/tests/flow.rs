@@ -6,7 +6,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 
 use proptest::prelude::*;
 
-use super::driver::{Guest, Socket, packet, pattern, read_now};
+use super::guest::{Guest, packet};
+use super::socket::{Socket, pattern, read_now};
 use crate::virtio::VirtioDevice;
 use crate::virtio::vsock::packet::{Header, op, shutdown};
 

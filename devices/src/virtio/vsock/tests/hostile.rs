@@ -8,8 +8,10 @@ use vm_memory::{Bytes, GuestAddress};
 use zerocopy::FromZeros;
 use zerocopy::little_endian::{U16, U32, U64};
 
-use super::driver::{CID, Guest, packet, pattern, read_now};
-use crate::virtio::vsock::packet::{Header, Key, MAX_PAYLOAD, op, shutdown};
+use super::guest::{CID, Guest, packet};
+use super::socket::{pattern, read_now};
+use crate::virtio::vsock::host;
+use crate::virtio::vsock::packet::{Header, Key, Kind, MAX_PAYLOAD, op, shutdown};
 
 const KEY: Key = Key { host: 7, guest: 1000 };
 
@@ -331,7 +333,7 @@ fn header() -> impl Strategy<Value = Header> {
             4 => (1..3000u32).prop_map(U32::new),
             1 => few(&[65536, 65537, u32::MAX]),
         ],
-        prop_oneof![20 => Just(1u16), 1 => 0..4u16],
+        prop_oneof![12 => Just(1u16), 8 => Just(2u16), 1 => 0..4u16],
         prop_oneof![12 => 1..8u16, 4 => Just(op::RW), 1 => any::<u16>()],
         (0..5u32, few(&[0, 1, 100, 65536, 1 << 20, u32::MAX]), few(&[0, 1, 100, 65536, u32::MAX])),
     )
@@ -352,7 +354,7 @@ fn header() -> impl Strategy<Value = Header> {
 #[derive(Clone, Debug)]
 enum Step {
     Packet(Header, usize),
-    Client,
+    Client(Kind),
     HostWrites(usize, usize),
     HostReads(usize),
     HostLeaves(usize),
@@ -364,7 +366,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         30 => (header(), prop_oneof![Just(0usize), 1..3000usize, Just(65536)])
             .prop_map(|(header, len)| Step::Packet(header, len)),
-        2 => Just(Step::Client),
+        2 => prop_oneof![Just(Kind::Stream), Just(Kind::Seqpacket)].prop_map(Step::Client),
         4 => (0..8usize, 1..100_000usize).prop_map(|(who, len)| Step::HostWrites(who, len)),
         3 => (0..8usize).prop_map(Step::HostReads),
         2 => (0..8usize).prop_map(Step::HostLeaves),
@@ -385,10 +387,8 @@ proptest! {
             }));
             vsock.with_limit(6)
         });
-        let services = [7, 8].map(|port| {
-            let service = UnixListener::bind(guest.service_path(port)).unwrap();
-            service.set_nonblocking(true).unwrap();
-            service
+        let services = [(7, Kind::Stream), (8, Kind::Seqpacket)].map(|(port, kind)| {
+            host::Listener::bind(&guest.service_path(port), kind).unwrap()
         });
         let data = pattern(100_000);
         let mut hosts = Vec::new();
@@ -398,22 +398,20 @@ proptest! {
                     guest.send(&header, &data[..len]);
                 }
                 Step::Packet(..) => {}
-                Step::Client => {
-                    let mut client = std::os::unix::net::UnixStream::connect(guest.path()).unwrap();
-                    client.write_all(b"CONNECT 55\nhello").unwrap();
+                Step::Client(kind) => {
+                    let client = host::connect(&host::clients_path(&guest.path(), kind), kind).unwrap();
+                    let _ = client.send(b"CONNECT 55\n");
+                    let _ = client.send(b"hello");
                     hosts.push(client);
                 }
                 Step::HostWrites(who, len) => {
-                    if let Some(host) = hosts.get_mut(who) {
-                        host.set_nonblocking(true).unwrap();
-                        let _ = host.write(&data[..len]);
+                    if let Some(host) = hosts.get(who) {
+                        let _ = host.send(&data[..len]);
                     }
                 }
                 Step::HostReads(who) => {
-                    if let Some(host) = hosts.get_mut(who) {
-                        use std::io::Read;
-                        host.set_nonblocking(true).unwrap();
-                        let _ = host.read(&mut [0; 50_000]);
+                    if let Some(host) = hosts.get(who) {
+                        let _ = host.receive(&mut [0; 50_000], 0);
                     }
                 }
                 Step::HostLeaves(who) => {
@@ -432,11 +430,11 @@ proptest! {
             }
             guest.step();
             guest.inbox.clear();
-            hosts.extend(services.iter().filter_map(|service| service.accept().ok()).map(|(host, _)| host));
+            hosts.extend(services.iter().filter_map(|service| service.accept().unwrap()));
             let [used, slots, resets, ready, backlog] = guest.census();
-            prop_assert!(used <= 6 && slots <= 6 && ready <= 6, "{used} {slots} {ready}");
-            prop_assert!(resets <= 256 + 2 + 6, "{resets}");
-            prop_assert!(backlog <= 6 * 2 * 256 * 1024, "{backlog}");
+            prop_assert!(used <= 12 && slots <= 12 && ready <= 12, "{used} {slots} {ready}");
+            prop_assert!(resets <= 256 + 2 + 12, "{resets}");
+            prop_assert!(backlog <= 12 * 3 * 256 * 1024, "{backlog}");
             prop_assert!(!guest.interrupt.is_reset_needed());
         }
     }

@@ -4,7 +4,8 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex};
 
-use super::driver::{CID, Guest, Socket, packet, pattern, read_now};
+use super::guest::{CID, Guest, packet};
+use super::socket::{Socket, pattern, read_now};
 use crate::virtio::VirtioDevice;
 use crate::virtio::device_id;
 use crate::virtio::vsock::packet::{Key, op, shutdown};
@@ -177,9 +178,20 @@ fn connections_over_the_limit_are_refused() {
     let mut sockets: Vec<Socket> = (0..3).map(|i| guest.connect(1000 + i, 7)).collect();
     guest.send(&packet(Key { host: 7, guest: 2000 }, op::REQUEST), &[]);
     assert_eq!(guest.receive_op(), op::RST);
-    let mut client = UnixStream::connect(guest.path()).unwrap();
+    // What the guest has taken is not the host's, and the other way round.
+    let mut clients: Vec<UnixStream> = (0..4)
+        .map(|_| {
+            let mut client = UnixStream::connect(guest.path()).unwrap();
+            client.write_all(b"CONNECT 5\n").unwrap();
+            client
+        })
+        .collect();
     guest.step();
-    assert!(read_now(&mut client, &mut Vec::new()), "the host's clients too");
+    let requests = guest.inbox.iter().filter(|(header, _)| header.op.get() == op::REQUEST).count();
+    assert_eq!(requests, 3);
+    assert!(matches!(clients[3].read(&mut [0; 9]), Ok(0) | Err(_)), "refused");
+    assert_eq!(guest.census()[0], 6);
+    guest.inbox.clear();
     // One that is over makes room.
     sockets[1].shutdown(&mut guest, shutdown::BOTH);
     assert!(sockets[1].reset);
@@ -191,10 +203,7 @@ fn connections_over_the_limit_are_refused() {
 fn who_has_all_but_left_makes_room() {
     let mut guest = Guest::with(|vsock| vsock.with_limit(3));
     let service = UnixListener::bind(guest.service_path(7)).unwrap();
-    // A client that never says its port, a connection that the guest never resets, one that the host never
-    // empties.
-    let mut silent = UnixStream::connect(guest.path()).unwrap();
-    guest.step();
+    // A connection that the guest never resets, one that the host never empties, one that goes on.
     let mut closed = guest.connect(1000, 7);
     drop(service.accept().unwrap());
     guest.step();
@@ -204,18 +213,93 @@ fn who_has_all_but_left_makes_room() {
     let mut full_host = service.accept().unwrap().0;
     full.send(&mut guest, &pattern(4 << 20), 65536);
     full.shutdown(&mut guest, shutdown::BOTH);
+    let lively = guest.connect(1002, 7);
     assert_eq!(guest.census()[0], 3);
 
-    let first = guest.connect(1002, 7);
-    assert!(read_now(&mut silent, &mut Vec::new()), "the eldest goes first");
     let second = guest.connect(1003, 7);
     closed.absorb(&mut guest);
-    assert!(closed.reset);
+    assert!(closed.reset, "the eldest goes first");
     let third = guest.connect(1004, 7);
     assert!(read_now(&mut full_host, &mut Vec::new()));
     guest.send(&packet(Key { host: 7, guest: 1005 }, op::REQUEST), &[]);
     assert_eq!(guest.receive_op(), op::RST);
-    drop((first, second, third));
+    drop((lively, second, third));
+
+    // Clients that never say their port.
+    let mut silent: Vec<_> = (0..4).map(|_| UnixStream::connect(guest.path()).unwrap()).collect();
+    guest.step();
+    assert!(read_now(&mut silent[0], &mut Vec::new()), "the eldest goes first");
+    assert!(silent[1..].iter_mut().all(|client| !read_now(client, &mut Vec::new())));
+}
+
+#[test]
+fn a_port_is_used_again_as_soon_as_the_guest_has_done_with_it() {
+    let mut guest = Guest::new();
+    let service = UnixListener::bind(guest.service_path(7)).unwrap();
+    for round in 0..3 {
+        let mut socket = guest.connect(1000, 7);
+        let mut host = service.accept().unwrap().0;
+        match round {
+            // The guest resets it, or has forgotten it when all that was missing was its reset.
+            0 => guest.send(&packet(socket.key, op::RST), &[]),
+            1 => {
+                drop(host);
+                guest.step();
+                socket.absorb(&mut guest);
+                assert_eq!(socket.shut, shutdown::BOTH);
+            }
+            _ => {
+                socket.send(&mut guest, b"last", 9);
+                let mut received = Vec::new();
+                read_now(&mut host, &mut received);
+                assert_eq!(received, b"last");
+            }
+        }
+    }
+}
+
+#[test]
+fn four_thousand_connections_at_a_time() {
+    raise_descriptor_limit();
+    let mut guest = Guest::new();
+    let service = UnixListener::bind(guest.service_path(7)).unwrap();
+    let mut sockets = Vec::new();
+    let mut hosts = Vec::new();
+    for from in 0..4000 {
+        sockets.push(guest.connect(10_000 + from, 7));
+        hosts.push(service.accept().unwrap().0);
+    }
+    for (socket, host) in sockets.iter_mut().zip(&mut hosts) {
+        socket.send(&mut guest, &socket.key.guest.to_le_bytes(), 100);
+        let mut received = Vec::new();
+        read_now(host, &mut received);
+        assert_eq!(received, socket.key.guest.to_le_bytes());
+        host.write_all(&received).unwrap();
+    }
+    guest.step();
+    let mut inbox: Vec<_> = guest.inbox.drain(..).filter(|(header, _)| header.op.get() == op::RW).collect();
+    inbox.sort_by_key(|(header, _)| header.dst_port.get());
+    assert_eq!(inbox.len(), 4000);
+    assert!(inbox.iter().all(|(header, data)| header.dst_port.get().to_le_bytes() == data[..]));
+    drop(hosts);
+    guest.step();
+    for socket in &sockets {
+        guest.send_later(&packet(socket.key, op::RST), &[]);
+        guest.step();
+    }
+    assert_eq!(guest.census()[0], 0);
+}
+
+/// Both ends of each connection are this process's.
+fn raise_descriptor_limit() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` lives across both calls.
+    unsafe {
+        assert_eq!(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit), 0);
+        assert!(limit.rlim_max > 9000, "a hard limit of {} descriptors is too few", limit.rlim_max);
+        limit.rlim_cur = limit.rlim_cur.max(9000);
+        assert_eq!(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit), 0);
+    }
 }
 
 #[test]

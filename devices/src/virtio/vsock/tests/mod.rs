@@ -1,6 +1,9 @@
 //! The device as a whole: a guest's rings on one side, Unix sockets on the other, one thread.
 
-mod driver;
 mod flow;
+mod guest;
 mod hostile;
 mod lifecycle;
+mod messages;
+mod ring;
+mod socket;

@@ -1,23 +1,22 @@
-//! The driver's side of a socket device: rings in guest memory, and a guest socket that keeps to its credit.
+//! A guest with a socket device: its memory, its rings, its packets.
 
 use std::collections::VecDeque;
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use event_manager::{EventManager, SubscriberOps};
-use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
+use super::ring::{RING_SIZE, Ring};
+use super::socket::Socket;
 use crate::irq::Interrupt;
-use crate::virtio::vsock::packet::{Header, Key, op, shutdown, socket_type};
-use crate::virtio::vsock::{Vsock, VsockConfig};
+use crate::virtio::vsock::packet::{Header, Key, Kind, op};
+use crate::virtio::vsock::{F_SEQPACKET, Vsock, VsockConfig};
 use crate::virtio::{Activation, VirtioDevice, Virtqueue};
 
 pub const CID: u64 = 42;
-pub const RING_SIZE: u16 = 256;
 const RX_RING: u64 = 0x1_0000;
 const TX_RING: u64 = 0x2_0000;
 const RX_BUFFERS: u64 = 0x10_0000;
@@ -28,93 +27,6 @@ const TX_STRIDE: u64 = 0x2_0000;
 const TX_SLOTS: u64 = 160;
 const BORDER: u64 = 0x40_0000;
 const MEMORY: u64 = 0x200_0000;
-
-/// A split ring, driven by hand.
-pub struct Ring {
-    base: u64,
-    avail: u16,
-    seen: u16,
-    free: Vec<u16>,
-    chains: Vec<Vec<u16>>,
-}
-
-impl Ring {
-    fn new(base: u64) -> Self {
-        let chains = vec![Vec::new(); RING_SIZE.into()];
-        Self { base, avail: 0, seen: 0, free: (0..RING_SIZE).rev().collect(), chains }
-    }
-
-    fn avail_ring(&self) -> u64 {
-        self.base + 0x2000
-    }
-
-    fn used_ring(&self) -> u64 {
-        self.base + 0x4000
-    }
-
-    fn queue(&self, event_idx: bool) -> Queue {
-        let mut queue = Queue::new(RING_SIZE).unwrap();
-        let low = |addr| Some(u32::try_from(addr).unwrap());
-        queue.set_size(RING_SIZE);
-        queue.set_desc_table_address(low(self.base), None);
-        queue.set_avail_ring_address(low(self.avail_ring()), None);
-        queue.set_used_ring_address(low(self.used_ring()), None);
-        queue.set_event_idx(event_idx);
-        queue.set_ready(true);
-        queue
-    }
-
-    /// Makes a chain of `parts` (address, length) available; false when descriptors lack.
-    pub fn offer(&mut self, mem: &GuestMemoryMmap, parts: &[(u64, u32)], writable: bool) -> Option<u16> {
-        if self.free.len() < parts.len() {
-            return None;
-        }
-        let taken: Vec<u16> = parts.iter().map(|_| self.free.pop().unwrap()).collect();
-        for (index, (addr, len)) in parts.iter().enumerate() {
-            let next = taken.get(index + 1);
-            let flags = u16::from(next.is_some()) | u16::from(writable) << 1;
-            self.describe(mem, taken[index], (*addr, *len), flags, next.copied().unwrap_or(0));
-        }
-        let head = taken[0];
-        self.chains[usize::from(head)] = taken;
-        self.make_available(mem, head);
-        Some(head)
-    }
-
-    pub fn describe(&self, mem: &GuestMemoryMmap, index: u16, part: (u64, u32), flags: u16, next: u16) {
-        let at = self.base + 16 * u64::from(index);
-        mem.write_obj(part.0, GuestAddress(at)).unwrap();
-        mem.write_obj(part.1, GuestAddress(at + 8)).unwrap();
-        mem.write_obj(flags, GuestAddress(at + 12)).unwrap();
-        mem.write_obj(next, GuestAddress(at + 14)).unwrap();
-    }
-
-    pub fn make_available(&mut self, mem: &GuestMemoryMmap, head: u16) {
-        let slot = self.avail_ring() + 4 + 2 * u64::from(self.avail % RING_SIZE);
-        mem.write_obj(head, GuestAddress(slot)).unwrap();
-        self.avail = self.avail.wrapping_add(1);
-        mem.write_obj(self.avail, GuestAddress(self.avail_ring() + 2)).unwrap();
-    }
-
-    /// The next chain that came back: head and bytes written.
-    fn used(&mut self, mem: &GuestMemoryMmap) -> Option<(u16, u32)> {
-        let used: u16 = mem.read_obj(GuestAddress(self.used_ring() + 2)).unwrap();
-        if used == self.seen {
-            return None;
-        }
-        let slot = self.used_ring() + 4 + 8 * u64::from(self.seen % RING_SIZE);
-        self.seen = self.seen.wrapping_add(1);
-        // With EVENT_IDX: interrupt on the next one.
-        mem.write_obj(self.seen, GuestAddress(self.avail_ring() + 4 + 2 * u64::from(RING_SIZE))).unwrap();
-        let head: u32 = mem.read_obj(GuestAddress(slot)).unwrap();
-        let written = mem.read_obj(GuestAddress(slot + 4)).unwrap();
-        let head = u16::try_from(head).unwrap();
-        let parts = std::mem::take(&mut self.chains[usize::from(head)]);
-        assert!(!parts.is_empty(), "chain {head} was given back twice");
-        self.free.extend(parts);
-        Some((head, written))
-    }
-}
 
 /// A guest with a socket device of its own, stepped by hand.
 pub struct Guest {
@@ -134,6 +46,8 @@ pub struct Guest {
     /// Each so-many-th rx buffer has room for a header only; 0 for none.
     pub rx_runts: usize,
     pub event_idx: bool,
+    /// What the driver negotiated.
+    pub features: u64,
     rx_offered: usize,
     rx_free: Vec<u64>,
     rx_slots: Vec<u64>,
@@ -170,6 +84,7 @@ impl Guest {
             rx_buffers: 64,
             rx_runts: 0,
             event_idx: false,
+            features: F_SEQPACKET,
             rx_offered: 0,
             rx_free: Vec::new(),
             rx_slots: vec![0; RING_SIZE.into()],
@@ -205,7 +120,7 @@ impl Guest {
             memory: self.mem.clone(),
             queues,
             interrupt: self.interrupt.clone(),
-            features: 1 << 32,
+            features: 1 << 32 | self.features,
         };
         self.device.lock().unwrap().activate(activation).unwrap();
         self.post_rx();
@@ -353,7 +268,12 @@ impl Guest {
 
     /// A connection to host port `port` from guest port `from`, open.
     pub fn connect(&mut self, from: u32, port: u32) -> Socket {
-        let mut socket = Socket::new(Key { host: port, guest: from });
+        self.connect_as(Kind::Stream, from, port)
+    }
+
+    /// The same of any type.
+    pub fn connect_as(&mut self, kind: Kind, from: u32, port: u32) -> Socket {
+        let mut socket = Socket::new(kind, Key { host: port, guest: from });
         self.send(&socket.header(op::REQUEST), &[]);
         socket.absorb(self);
         assert!(socket.open, "refused");
@@ -364,7 +284,9 @@ impl Guest {
     pub fn accept(&mut self) -> Socket {
         let (header, _) = self.receive();
         assert_eq!(header.op.get(), op::REQUEST);
-        let mut socket = Socket::new(Key { host: header.src_port.get(), guest: header.dst_port.get() });
+        let key = Key { host: header.src_port.get(), guest: header.dst_port.get() };
+        let kind = if header.kind.get() == Kind::Stream.wire() { Kind::Stream } else { Kind::Seqpacket };
+        let mut socket = Socket::new(kind, key);
         socket.note(&header);
         socket.open = true;
         self.send(&socket.header(op::RESPONSE), &[]);
@@ -372,159 +294,21 @@ impl Guest {
     }
 }
 
-/// A packet of the guest without payload.
+/// A packet of the guest's stream without payload.
 pub fn packet(key: Key, op: u16) -> Header {
+    packet_of(Kind::Stream, key, op)
+}
+
+/// A packet of the guest without payload.
+pub fn packet_of(kind: Kind, key: Key, op: u16) -> Header {
     Header {
         src_cid: U64::new(CID),
         dst_cid: U64::new(2),
         src_port: U32::new(key.guest),
         dst_port: U32::new(key.host),
-        kind: U16::new(socket_type::STREAM),
+        kind: U16::new(kind.wire()),
         op: U16::new(op),
         buf_alloc: U32::new(256 * 1024),
         ..Header::new_zeroed()
-    }
-}
-
-/// A socket of the guest.
-pub struct Socket {
-    pub key: Key,
-    pub open: bool,
-    pub reset: bool,
-    pub shut: u32,
-    pub received: Vec<u8>,
-    pub buf_alloc: u32,
-    /// Whether the application takes what arrives.
-    pub reading: bool,
-    pub sent: u32,
-    pub peer_alloc: u32,
-    pub peer_forwarded: u32,
-    forwarded: u32,
-    told: u32,
-}
-
-impl Socket {
-    pub fn new(key: Key) -> Self {
-        Self {
-            key,
-            open: false,
-            reset: false,
-            shut: 0,
-            received: Vec::new(),
-            buf_alloc: 256 * 1024,
-            reading: true,
-            sent: 0,
-            peer_alloc: 0,
-            peer_forwarded: 0,
-            forwarded: 0,
-            told: 0,
-        }
-    }
-
-    pub fn header(&mut self, op: u16) -> Header {
-        self.told = self.forwarded;
-        Header {
-            buf_alloc: U32::new(self.buf_alloc),
-            fwd_cnt: U32::new(self.forwarded),
-            ..packet(self.key, op)
-        }
-    }
-
-    pub fn credit(&self) -> u32 {
-        self.peer_alloc - self.sent.wrapping_sub(self.peer_forwarded)
-    }
-
-    fn note(&mut self, header: &Header) {
-        self.peer_alloc = header.buf_alloc.get();
-        self.peer_forwarded = header.fwd_cnt.get();
-    }
-
-    /// Takes the packets of this connection out of the inbox and answers as a guest does.
-    pub fn absorb(&mut self, guest: &mut Guest) {
-        let (mine, others) = std::mem::take(&mut guest.inbox).into_iter().partition(|(header, _)| {
-            (header.src_port.get(), header.dst_port.get()) == (self.key.host, self.key.guest)
-        });
-        guest.inbox = others;
-        let mine: VecDeque<(Header, Vec<u8>)> = mine;
-        for (header, payload) in mine {
-            assert_eq!(header.src_cid.get(), 2);
-            if header.op.get() != op::RST {
-                self.note(&header);
-            }
-            match header.op.get() {
-                op::RESPONSE => self.open = true,
-                op::RST => self.reset = true,
-                op::SHUTDOWN => {
-                    assert_eq!(header.flags.get() & self.shut, self.shut, "a hint was taken back");
-                    self.shut = header.flags.get();
-                }
-                op::RW => {
-                    assert_eq!(self.shut & shutdown::SEND, 0, "data after its end");
-                    assert!(self.open && !payload.is_empty());
-                    self.received.extend_from_slice(&payload);
-                    let unread = u32::try_from(self.received.len()).unwrap().wrapping_sub(self.forwarded);
-                    assert!(unread <= self.buf_alloc, "credit overrun by the device");
-                }
-                op::CREDIT_REQUEST => {
-                    let update = self.header(op::CREDIT_UPDATE);
-                    guest.send_later(&update, &[]);
-                }
-                op::CREDIT_UPDATE => {}
-                other => panic!("operation {other}"),
-            }
-        }
-        if self.reading {
-            self.read_all(guest);
-        }
-    }
-
-    /// The application takes everything received.
-    pub fn read_all(&mut self, guest: &mut Guest) {
-        self.forwarded = u32::try_from(self.received.len()).unwrap();
-        if self.open && !self.reset && self.forwarded.wrapping_sub(self.told) > self.buf_alloc / 2 {
-            let update = self.header(op::CREDIT_UPDATE);
-            guest.send_later(&update, &[]);
-        }
-    }
-
-    /// Sends as much of `data` as credit allows, in packets of at most `size` bytes; gives the number sent.
-    pub fn send(&mut self, guest: &mut Guest, data: &[u8], size: usize) -> usize {
-        let mut done = 0;
-        while done < data.len() && self.credit() > 0 && !self.reset {
-            let len = size.min(data.len() - done).min(self.credit() as usize);
-            let mut header = self.header(op::RW);
-            header.len = U32::new(u32::try_from(len).unwrap());
-            guest.send(&header, &data[done..done + len]);
-            self.sent = self.sent.wrapping_add(u32::try_from(len).unwrap());
-            done += len;
-            self.absorb(guest);
-        }
-        done
-    }
-
-    pub fn shutdown(&mut self, guest: &mut Guest, flags: u32) {
-        let header = Header { flags: U32::new(flags), ..self.header(op::SHUTDOWN) };
-        guest.send(&header, &[]);
-        self.absorb(guest);
-    }
-}
-
-/// Bytes in which every position of a long stream looks different from its neighbours.
-pub fn pattern(len: usize) -> Vec<u8> {
-    (0..len).map(|at| u8::try_from((at ^ at >> 8 ^ at >> 16) & 0xff).unwrap()).collect()
-}
-
-/// What a non-blocking stream holds now; true at its end.
-pub fn read_now(stream: &mut UnixStream, into: &mut Vec<u8>) -> bool {
-    use std::io::{ErrorKind, Read};
-    stream.set_nonblocking(true).unwrap();
-    let mut chunk = [0; 65536];
-    loop {
-        match stream.read(&mut chunk) {
-            Ok(0) => return true,
-            Ok(len) => into.extend_from_slice(&chunk[..len]),
-            Err(e) if e.kind() == ErrorKind::WouldBlock => return false,
-            Err(e) => panic!("{e}"),
-        }
     }
 }
