@@ -14,6 +14,8 @@ pub const STATUS_CONFIG_CHANGE: u32 = 2;
 /// which shows and acknowledges its status; neither takes a lock.
 pub struct Interrupt {
     status: AtomicU32,
+    /// Bits that stay, see [`raised_by_kernel`](Self::raised_by_kernel).
+    standing: AtomicU32,
     generation: AtomicU32,
     needs_reset: AtomicBool,
     line: EventFd,
@@ -27,6 +29,7 @@ impl Interrupt {
     pub fn new() -> std::io::Result<Self> {
         Ok(Self {
             status: AtomicU32::new(0),
+            standing: AtomicU32::new(0),
             generation: AtomicU32::new(0),
             needs_reset: AtomicBool::new(false),
             line: EventFd::new(EFD_NONBLOCK)?,
@@ -68,7 +71,14 @@ impl Interrupt {
 
     /// The pending bits, as the InterruptStatus register shows them.
     pub fn status(&self) -> u32 {
-        self.status.load(Ordering::SeqCst)
+        self.status.load(Ordering::SeqCst) | self.standing.load(Ordering::SeqCst)
+    }
+
+    /// From here to the next reset the kernel serves the queues and raises the line by itself. It knows nothing of
+    /// the status, so that it shows a used buffer notification all the time: a driver that is told of one in vain
+    /// looks at its queues and finds nothing.
+    pub fn raised_by_kernel(&self) {
+        self.standing.store(STATUS_USED_BUFFER, Ordering::SeqCst);
     }
 
     /// Clears the bits that the driver wrote to InterruptACK.
@@ -79,6 +89,7 @@ impl Interrupt {
     /// Back to quiet, for a device reset.
     pub fn reset(&self) {
         self.status.store(0, Ordering::SeqCst);
+        self.standing.store(0, Ordering::SeqCst);
         self.needs_reset.store(false, Ordering::SeqCst);
     }
 
@@ -103,6 +114,9 @@ mod tests {
         assert_eq!(irq.line().read().unwrap(), 2);
         irq.acknowledge(STATUS_USED_BUFFER);
         assert_eq!(irq.status(), STATUS_CONFIG_CHANGE);
+        irq.raised_by_kernel();
+        irq.acknowledge(STATUS_USED_BUFFER);
+        assert_eq!(irq.status(), STATUS_USED_BUFFER | STATUS_CONFIG_CHANGE);
         irq.needs_reset();
         assert!(irq.is_reset_needed());
         irq.reset();

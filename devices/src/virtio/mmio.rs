@@ -27,6 +27,7 @@ use super::queue::Virtqueue;
 use super::{ActivateError, Activation, VirtioDevice};
 use crate::bus::BusDevice;
 use crate::irq::Interrupt;
+pub(super) use registers::TRANSPORT_FEATURES;
 use registers::{Effect, Registers};
 
 /// Bytes of address space that a transport answers.

@@ -58,6 +58,19 @@ pub enum QueueError {
     },
 }
 
+/// Where a queue lies in guest memory, and with how many entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Entries, a power of two.
+    pub size: u16,
+    /// Guest address of the descriptor area.
+    pub descriptors: u64,
+    /// Guest address of the driver area.
+    pub driver: u64,
+    /// Guest address of the device area.
+    pub device: u64,
+}
+
 /// A split virtqueue in use by its device.
 pub struct Virtqueue {
     ring: Ring,
@@ -83,6 +96,11 @@ impl Virtqueue {
             return Err(QueueError::Ring(RingError::QueueNotReady));
         }
         Areas::locate(memory, &Ring::new(queue)).map(drop)
+    }
+
+    /// Where the queue is, for a kernel that serves it in this process's place.
+    pub fn layout(&self) -> Layout {
+        self.ring.layout()
     }
 
     /// The guest memory that the queue's addresses mean.

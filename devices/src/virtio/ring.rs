@@ -16,7 +16,7 @@ use vm_memory::{
 };
 
 use super::chain::{Buffer, Chain};
-use super::queue::QueueError;
+use super::queue::{Layout, QueueError};
 
 const DESCRIPTOR_SIZE: u32 = 16;
 const USED_ELEMENT_SIZE: usize = 8;
@@ -93,6 +93,15 @@ impl Ring {
             known_avail: queue.next_avail(),
             next_used: queue.next_used(),
             added: 0,
+        }
+    }
+
+    pub(super) fn layout(&self) -> Layout {
+        Layout {
+            size: self.size,
+            descriptors: self.descriptors.0,
+            driver: self.driver.0,
+            device: self.device.0,
         }
     }
 

@@ -20,7 +20,7 @@ use vm_memory::{GuestAddress, GuestMemoryMmap};
 use crate::virtio::queue::Virtqueue;
 
 /// Features that every device has because the transport and the queue walker do them.
-pub(super) const TRANSPORT_FEATURES: u64 =
+pub(in crate::virtio) const TRANSPORT_FEATURES: u64 =
     1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_EVENT_IDX | 1 << VIRTIO_RING_F_INDIRECT_DESC;
 
 /// Status bits that a driver may set; the remaining one, DEVICE_NEEDS_RESET, is the device's.

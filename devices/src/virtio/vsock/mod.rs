@@ -9,6 +9,7 @@
 //! - [`conn`]: one connection: credit, backlog, the end of each direction
 //! - [`muxer`]: which connection, and whose turn
 //! - [`host`]: the Unix sockets
+//! - [`vhost`]: the other backend, in which the kernel does all this with sockets of its own
 //!
 //! The guest is trusted with nothing but its own data: what it sends is checked, what it makes this device
 //! remember is bounded, a connection whose ends do not move holds up no other, and each call from the event
@@ -16,11 +17,13 @@
 //! and guest memory, unless the host's socket is full.
 
 pub mod conn;
+mod events;
 pub mod host;
 pub mod muxer;
 pub mod packet;
 #[cfg(test)]
 mod tests;
+pub mod vhost;
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -31,11 +34,12 @@ use event_manager::{EventOps, Events, MutEventSubscriber};
 use log::error;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::epoll::EventSet;
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::EventFd;
 
+use self::events::EventQueue;
 use self::host::HostError;
 use self::muxer::{Filled, Muxer};
-use self::packet::HOST_CID;
+use self::vhost::VhostError;
 use crate::irq::Interrupt;
 use crate::virtio::{ActivateError, Activation, QueueError, VirtioDevice, Virtqueue, device_id, watch_kicks};
 
@@ -43,8 +47,9 @@ use crate::virtio::{ActivateError, Activation, QueueError, VirtioDevice, Virtque
 const RX: usize = 0;
 /// Queue of packets from the guest.
 const TX: usize = 1;
-/// Sizes of the rx, the tx and the event queue. Many small rx buffers, as Linux has them, make one large
-/// read. There is no event to tell, a context id stays for the life of its VM; Linux wants the queue.
+/// Data of the event queue's kick.
+const EVENT: u32 = 2;
+/// Sizes of the rx, the tx and the event queue. Many small rx buffers, as Linux has them, make one large read.
 const QUEUE_SIZES: [u16; 3] = [256, 256, 16];
 /// Stream sockets are supported (5.10.3).
 const F_STREAM: u64 = 1 << 0;
@@ -82,6 +87,9 @@ pub enum VsockError {
     /// The process has no descriptor left.
     #[error("make the device's descriptors")]
     Descriptors(#[source] io::Error),
+    /// The kernel's vhost-vsock.
+    #[error(transparent)]
+    Vhost(#[from] VhostError),
 }
 
 /// The port of the guest's end of a connection.
@@ -112,6 +120,7 @@ pub struct Vsock {
     guest_cid: u64,
     muxer: Muxer,
     kicks: [EventFd; 3],
+    events: EventQueue,
     active: Option<Active>,
 }
 
@@ -122,16 +131,14 @@ impl Vsock {
     /// # Errors
     /// When the context id is reserved, the socket's path is taken, or descriptors have run out.
     pub fn new(config: VsockConfig) -> Result<Self, VsockError> {
-        if config.guest_cid <= HOST_CID || config.guest_cid >= u64::from(u32::MAX) {
-            return Err(VsockError::GuestCid(config.guest_cid));
-        }
-        let kick = || EventFd::new(EFD_NONBLOCK).map_err(VsockError::Descriptors);
-        let kicks = [kick()?, kick()?, kick()?];
+        events::check_cid(config.guest_cid)?;
+        let kicks = events::kicks()?;
         let mut muxer = Muxer::new(config.guest_cid, DEFAULT_LIMIT).map_err(VsockError::Descriptors)?;
         if let Some(path) = &config.socket {
             muxer.listen(path)?;
         }
-        Ok(Self { guest_cid: config.guest_cid, muxer, kicks, active: None })
+        let events = EventQueue::default();
+        Ok(Self { guest_cid: config.guest_cid, muxer, kicks, events, active: None })
     }
 
     /// At most `limit` connections at a time that the guest asked for, and as many that the host asked for,
@@ -150,6 +157,16 @@ impl Vsock {
         self.muxer.claim(port, accept);
     }
 
+    /// The VM goes on somewhere else or from an earlier state: every connection is gone, and the driver is told,
+    /// so that its sockets do not wait for peers that know nothing of them (5.10.6.9).
+    pub fn transport_reset(&mut self) {
+        if self.active.is_some() {
+            self.muxer.drop_connections();
+            let told = self.events.transport_reset();
+            self.check(told);
+        }
+    }
+
     /// Serves both queues, then asks for what it cannot go on without: kicks, events, another call.
     fn serve(&mut self) {
         let Some(active) = &mut self.active else { return };
@@ -161,11 +178,17 @@ impl Vsock {
                     let _ = self.kicks[TX].write(1);
                 }
             }
-            Err(error) => {
-                error!("vsock: the driver broke its queues: {error}");
-                active.interrupt.needs_reset();
-                self.reset();
-            }
+            Err(error) => self.check(Err(error)),
+        }
+    }
+
+    fn check(&mut self, served: Result<(), QueueError>) {
+        if let Err(error) = served
+            && let Some(active) = &self.active
+        {
+            error!("vsock: the driver broke its queues: {error}");
+            active.interrupt.needs_reset();
+            self.reset();
         }
     }
 }
@@ -238,11 +261,7 @@ impl VirtioDevice for Vsock {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let config = self.guest_cid.to_le_bytes();
-        let rest = usize::try_from(offset).ok().and_then(|offset| config.get(offset..)).unwrap_or(&[]);
-        let len = rest.len().min(data.len());
-        data[..len].copy_from_slice(&rest[..len]);
-        data[len..].fill(0);
+        events::read_config(self.guest_cid, offset, data);
     }
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
@@ -253,6 +272,7 @@ impl VirtioDevice for Vsock {
         let (mut rx, tx) = (queue(RX)?, queue(TX)?);
         rx.disable_kicks().map_err(|error| ActivateError::Host(io::Error::other(error)))?;
         self.muxer.start(features & F_SEQPACKET != 0).map_err(ActivateError::Host)?;
+        self.events.activate(queues.next().flatten());
         self.active = Some(Active { memory, rx, tx, interrupt });
         // What the driver offered before now may have been kicked for in vain.
         let _ = self.kicks[TX].write(1);
@@ -261,6 +281,7 @@ impl VirtioDevice for Vsock {
 
     fn reset(&mut self) {
         self.active = None;
+        self.events.reset();
         self.muxer.stop();
     }
 
@@ -283,6 +304,9 @@ impl MutEventSubscriber for Vsock {
     fn process(&mut self, events: Events, _ops: &mut EventOps<'_>) {
         if events.data() == HOST {
             self.muxer.poll();
+        } else if events.data() == EVENT {
+            let served = self.events.serve();
+            return self.check(served);
         }
         self.serve();
     }

@@ -135,6 +135,11 @@ impl Muxer {
             }
         }
         self.parked = false;
+        self.drop_connections();
+    }
+
+    /// Drops every connection, and what the guest was to be sent of it.
+    pub fn drop_connections(&mut self) {
         // Closing a socket takes it out of the epoll. Slots stay, so that an event already under way is
         // known by its generation to be late.
         for index in 0..self.slots.len() {
