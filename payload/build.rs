@@ -1,6 +1,6 @@
 //! Compiles `proto/` with protox, so that no protoc is needed.
 
-const SOURCES: [&str; 2] = ["proto/composite.proto", "proto/metadata.proto"];
+const SOURCES: [&str; 3] = ["proto/apex_manifest.proto", "proto/composite.proto", "proto/metadata.proto"];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     for source in SOURCES {

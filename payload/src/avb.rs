@@ -7,8 +7,8 @@
 //!                            hash | signature          descriptors | public key | metadata
 //! ```
 //!
-//! All numbers are big-endian. The hash is over header and auxiliary block, the signature (RSASSA-PKCS1-v1_5) over the hash.
-//! Who may sign is for the caller to say: [`VbMeta::public_key`] is only the key that did.
+//! All numbers are big-endian. The hash is over header and auxiliary block, the signature (RSASSA-PKCS1-v1_5) over
+//! the hash. Who may sign is for the caller to say: [`VbMeta::public_key`] is only the key that did.
 //!
 //! A vbmeta has at most [`MAX_VBMETA_LEN`] bytes, which bounds the memory and time that everything here takes.
 

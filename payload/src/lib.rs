@@ -23,6 +23,7 @@
 //! input makes anything panic.
 #![forbid(unsafe_code)]
 
+pub mod apex;
 pub mod apk;
 pub mod avb;
 mod der;

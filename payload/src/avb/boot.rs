@@ -1,8 +1,9 @@
 //! May this kernel, with this initrd, run? What the first stage of a protected VM asks.
 //!
-//! The kernel is an image with a footer. Its vbmeta has one hash descriptor `boot`, of the kernel itself, and at most one each
-//! of `initrd_normal` and `initrd_debug`: whichever the initrd is decides whether the VM may be debugged. Properties may stand
-//! beside them. Every other descriptor is refused, since whoever signed it expected something of it that is not done here.
+//! The kernel is an image with a footer. Its vbmeta has one hash descriptor `boot`, of the kernel itself, and at most
+//! one each of `initrd_normal` and `initrd_debug`: whichever the initrd is decides whether the VM may be debugged.
+//! Properties may stand beside them. Every other descriptor is refused, since whoever signed it expected something of
+//! it that is not done here.
 
 use crate::ReadAt;
 
@@ -88,8 +89,8 @@ pub struct VerifiedBoot {
     pub properties: Vec<(String, Vec<u8>)>,
 }
 
-/// Judges the kernel in `image` together with `initrd`. Only `trusted_key` (in AVB's encoding, [`super::PublicKey`]) may have
-/// signed them, with a rollback index of at least `stored_rollback_index`.
+/// Judges the kernel in `image` together with `initrd`. Only `trusted_key` (in AVB's encoding, [`super::PublicKey`])
+/// may have signed them, with a rollback index of at least `stored_rollback_index`.
 ///
 /// # Errors
 /// [`BootError`] unless every byte that is to run was signed.

@@ -231,7 +231,8 @@ fn chain(mut body: Fields<'_>) -> Option<ChainDescriptor> {
 }
 
 impl HashDescriptor {
-    /// Compares the first [`HashDescriptor::image_size`] bytes of `image` with the digest; what follows them is not verified.
+    /// Compares the first [`HashDescriptor::image_size`] bytes of `image` with the digest; what follows them is not
+    /// verified.
     ///
     /// # Errors
     /// [`AvbError::Digest`] when they are not what was signed.
@@ -267,9 +268,9 @@ impl HashDescriptor {
 }
 
 impl HashtreeDescriptor {
-    /// Checks, without hashing, that the descriptor is of a tree over SHA-256 and blocks of 4 KiB, that image and tree lie one
-    /// behind the other in an image of `len` bytes, and that their sizes fit each other. What dm-verity is to be told then has
-    /// sense, and [`HashtreeDescriptor::root`] is the root digest.
+    /// Checks, without hashing, that the descriptor is of a tree over SHA-256 and blocks of 4 KiB, that image and tree
+    /// lie one behind the other in an image of `len` bytes, and that their sizes fit each other. What dm-verity is to
+    /// be told then has sense, and [`HashtreeDescriptor::root`] is the root digest.
     ///
     /// # Errors
     /// [`AvbError::HashAlgorithm`] for `sha1` and others, [`AvbError::Malformed`].

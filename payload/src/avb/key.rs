@@ -22,8 +22,8 @@ pub struct PublicKey {
 }
 
 impl PublicKey {
-    /// Reads a key; the two numbers in it that follow from the modulus are computed anew and compared, so that a key has one
-    /// encoding only.
+    /// Reads a key; the two numbers in it that follow from the modulus are computed anew and compared, so that a key has
+    /// one encoding only.
     ///
     /// # Errors
     /// [`AvbError::Malformed`].

@@ -1,4 +1,5 @@
 //! What fuzz targets share: archives to build on, and a driver that does whatever the input says.
 
+pub mod apex;
 pub mod archive;
 pub mod driver;

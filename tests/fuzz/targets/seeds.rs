@@ -33,6 +33,7 @@ fn write_seeds() -> io::Result<()> {
     };
     write("apk", &[SIGNED.clone()])?;
     write("signing_block", &[pairs()])?;
+    write("apex", &[fuzz::apex::component(), fuzz::apex::image()])?;
     write("avb", &avb_inputs())?;
     let idsig = |salt: &[u8]| {
         let (idsig, tree) = Idsig::create(&*SIGNED, salt).expect("a signed archive");
@@ -50,15 +51,21 @@ fn write_seeds() -> io::Result<()> {
 }
 
 fn avb_inputs() -> Vec<Vec<u8>> {
-    let key = avb::make::SigningKey::from_seed([1; 32], 2048).expect("a key");
     let property = Descriptor::Property { key: "a".into(), value: b"b".to_vec() };
     let command_line = Descriptor::KernelCommandLine { flags: 0, text: "quiet".into() };
     let descriptors = vec![avb::make::hash_descriptor(b"kernel", b"salt", "boot"), property, command_line];
     let statement = avb::make::Statement { descriptors, ..Default::default() };
     let kernel = |key| statement.append_to(b"kernel".to_vec(), 6, key);
-    let tree = avb::make::image_with_hashtree(vec![1; 8192], b"salt", "a", &key);
     let vbmeta = |key| statement.to_vbmeta(key);
-    vec![vbmeta(None), vbmeta(Some(&key)), kernel(Some(&key)), kernel(None), tree, key.public_key()]
+    let key = &*fuzz::apex::KEY;
+    vec![
+        vbmeta(None),
+        vbmeta(Some(key)),
+        kernel(Some(key)),
+        kernel(None),
+        fuzz::apex::image(),
+        key.public_key(),
+    ]
 }
 
 /// A blank image, one with two places for the sealed record behind somebody else's, and what is in a sealed record.
