@@ -240,7 +240,7 @@ impl PublicKey {
 }
 
 /// A positive DER integer of at most as many bits as the longest key.
-fn unsigned(content: &[u8]) -> Option<BoxedUint> {
+pub(super) fn unsigned(content: &[u8]) -> Option<BoxedUint> {
     let digits = content.strip_prefix(&[0]).unwrap_or(content);
     let negative = digits.len() == content.len() && content.first().is_none_or(|byte| byte & 0x80 != 0);
     if negative || digits.len() > RSA_BITS.end() / 8 {

@@ -1,43 +1,31 @@
-//! Signing archives with ECDSA over P-256: APK Signature Schemes v3 and v2.
+//! Signing archives: APK Signature Schemes v3 and v2, with the user's RSA or ECDSA key or one made here.
 //!
 //! Everything is deterministic: one key has one certificate and gives one archive one signature.
 
 use std::io::{self, Write};
 
-use p256::ecdsa::signature::Signer as _;
-use p256::elliptic_curve::Generate as _;
-use p256::pkcs8::{DecodePrivateKey, EncodePrivateKey, LineEnding};
-use sha2::{Digest, Sha256};
-
-use super::algorithm::{EC_PUBLIC_KEY, SECP256R1, SignatureAlgorithm};
 use super::digest::SignedContent;
 use super::signing_block::{self, SigningBlock, SigningBlockError};
 use super::verify::{STRIPPING_PROTECTION, Scheme};
 use super::zip::{END_RECORD_OFFSET_FIELD, ZipError, ZipSections};
 use crate::ReadAt;
-use crate::der::{element, tag};
 use crate::fields::{prefixed, sequence};
 use crate::read_at::adapters::copy;
+
+mod certificate;
+mod key;
+mod pem;
+mod private_key;
+
+pub use key::{SigningKey, SigningKeyError};
 
 /// First SDK that reads v3.
 const MIN_SDK: u32 = 28;
 /// Last SDK there can be.
 const MAX_SDK: u32 = 0x7fff_ffff;
-const ALGORITHM: SignatureAlgorithm = SignatureAlgorithm::EcdsaSha256;
-/// 1.2.840.10045.4.3.2, ecdsa-with-SHA256.
-const ECDSA_WITH_SHA256: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02];
-/// 2.5.4.3, commonName.
-const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
-
 /// Why an archive cannot be signed.
 #[derive(Debug, thiserror::Error)]
 pub enum SignError {
-    /// No private key.
-    #[error("the key is not a P-256 private key in PKCS#8")]
-    Key,
-    /// The operating system gave no random numbers.
-    #[error("make a key")]
-    Random,
     /// No archive.
     #[error("find the archive's sections")]
     Sections(#[from] ZipError),
@@ -55,69 +43,8 @@ pub enum SignError {
     Copy(#[from] io::Error),
 }
 
-/// A private key with the certificate it is known by.
-pub struct SigningKey {
-    key: p256::ecdsa::SigningKey,
-    public_key: Vec<u8>,
-    certificate: Vec<u8>,
-}
-
-impl SigningKey {
-    /// A new key from the operating system's random numbers.
-    ///
-    /// # Errors
-    /// [`SignError::Random`].
-    pub fn generate() -> Result<Self, SignError> {
-        p256::ecdsa::SigningKey::try_generate().map(Self::new).map_err(|_| SignError::Random)
-    }
-
-    /// The key in a PEM file: `BEGIN PRIVATE KEY`.
-    ///
-    /// # Errors
-    /// [`SignError::Key`].
-    pub fn from_pem(pem: &str) -> Result<Self, SignError> {
-        p256::ecdsa::SigningKey::from_pkcs8_pem(pem).map(Self::new).map_err(|_| SignError::Key)
-    }
-
-    /// The key in PKCS#8, DER.
-    ///
-    /// # Errors
-    /// [`SignError::Key`].
-    pub fn from_der(der: &[u8]) -> Result<Self, SignError> {
-        p256::ecdsa::SigningKey::from_pkcs8_der(der).map(Self::new).map_err(|_| SignError::Key)
-    }
-
-    /// The key as [`SigningKey::from_pem`] reads it. Keep it to yourself.
-    ///
-    /// # Errors
-    /// [`SignError::Key`] when it cannot be encoded.
-    pub fn to_pem(&self) -> Result<String, SignError> {
-        let pem = self.key.to_pkcs8_pem(LineEnding::LF).map_err(|_| SignError::Key)?;
-        Ok(pem.as_str().to_owned())
-    }
-
-    /// Its SubjectPublicKeyInfo, DER.
-    pub fn public_key(&self) -> &[u8] {
-        &self.public_key
-    }
-
-    /// Its certificate, DER: self-signed, and always the same for the key.
-    pub fn certificate(&self) -> &[u8] {
-        &self.certificate
-    }
-
-    pub(super) fn new(key: p256::ecdsa::SigningKey) -> Self {
-        let public_key = public_key_info(&key);
-        let certificate = certificate(&key, &public_key);
-        Self { key, public_key, certificate }
-    }
-
-    pub(super) fn sign(&self, message: &[u8]) -> Vec<u8> {
-        sign_der(&self.key, message)
-    }
-}
-
-/// Signs the archive in `apk` and writes it to `out`; a signing block that it has is replaced.
+/// Signs the archive in `apk` and writes it to `out` from its first byte to its last; a signing block that it has is
+/// replaced. The content is digested once, whatever the schemes.
 ///
 /// # Errors
 /// [`SignError`].
@@ -134,7 +61,7 @@ pub fn sign(
         Err(error) => return Err(SignError::Block(error)),
     };
     let content = SignedContent::new(apk, &sections, entries_end)?;
-    let digest = content.digest(ALGORITHM.content_digest())?;
+    let digest = content.digest(key.algorithm().content_digest())?;
     let with_v3 = schemes.contains(&Scheme::V3);
     let records = schemes
         .iter()
@@ -173,13 +100,7 @@ pub(super) fn put_block(
 /// The list of signers of a v3 record: this one.
 fn v3_signer(key: &SigningKey, digest: &[u8]) -> Vec<u8> {
     let sdk = [MIN_SDK.to_le_bytes(), MAX_SDK.to_le_bytes()].concat();
-    let data = [
-        sequence([numbered(digest).as_slice()]),
-        sequence([key.certificate.as_slice()]),
-        sdk.clone(),
-        sequence([]),
-    ]
-    .concat();
+    let data = [content_and_certificates(key, digest), sdk.clone(), sequence([])].concat();
     signer(key, &data, &sdk)
 }
 
@@ -187,64 +108,25 @@ fn v3_signer(key: &SigningKey, digest: &[u8]) -> Vec<u8> {
 fn v2_signer(key: &SigningKey, digest: &[u8], with_v3: bool) -> Vec<u8> {
     let stripping = [STRIPPING_PROTECTION.to_le_bytes(), 3u32.to_le_bytes()].concat();
     let attributes = if with_v3 { sequence([stripping.as_slice()]) } else { sequence([]) };
-    let data = [sequence([numbered(digest).as_slice()]), sequence([key.certificate.as_slice()]), attributes]
-        .concat();
-    signer(key, &data, &[])
+    signer(key, &[content_and_certificates(key, digest), attributes].concat(), &[])
+}
+
+/// What the signed data of both begins with.
+fn content_and_certificates(key: &SigningKey, digest: &[u8]) -> Vec<u8> {
+    let digests = sequence([numbered(key, digest).as_slice()]);
+    let certificates = sequence(key.certificates().iter().map(Vec::as_slice));
+    [digests, certificates].concat()
 }
 
 fn signer(key: &SigningKey, data: &[u8], sdk: &[u8]) -> Vec<u8> {
-    let signatures = sequence([numbered(&key.sign(data)).as_slice()]);
-    let record = [&prefixed(data)[..], sdk, &signatures, &prefixed(&key.public_key)].concat();
+    let signatures = sequence([numbered(key, &key.sign(data)).as_slice()]);
+    let record = [&prefixed(data)[..], sdk, &signatures, &prefixed(key.public_key())].concat();
     sequence([record.as_slice()])
 }
 
 /// The algorithm's number, and length-prefixed bytes that belong to it.
-fn numbered(bytes: &[u8]) -> Vec<u8> {
-    [&ALGORITHM.id().to_le_bytes()[..], &prefixed(bytes)].concat()
-}
-
-fn sign_der(key: &p256::ecdsa::SigningKey, message: &[u8]) -> Vec<u8> {
-    let signature: p256::ecdsa::Signature = key.sign(message);
-    signature.to_der().as_bytes().to_vec()
-}
-
-/// SubjectPublicKeyInfo (RFC 5480).
-fn public_key_info(key: &p256::ecdsa::SigningKey) -> Vec<u8> {
-    let point = key.verifying_key().to_sec1_point(false);
-    let algorithm = element(
-        tag::SEQUENCE,
-        &[&element(tag::OBJECT_IDENTIFIER, &[EC_PUBLIC_KEY]), &element(tag::OBJECT_IDENTIFIER, &[SECP256R1])],
-    );
-    element(tag::SEQUENCE, &[&algorithm, &element(tag::BIT_STRING, &[&[0], point.as_bytes()])])
-}
-
-/// A self-signed certificate (RFC 5280) without end of validity (4.1.2.5), named by the key's hash.
-fn certificate(key: &p256::ecdsa::SigningKey, public_key: &[u8]) -> Vec<u8> {
-    let hash = Sha256::digest(public_key);
-    let name: String = hash[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-    let attribute = element(
-        tag::SEQUENCE,
-        &[&element(tag::OBJECT_IDENTIFIER, &[COMMON_NAME]), &element(tag::UTF8_STRING, &[name.as_bytes()])],
-    );
-    let name = element(tag::SEQUENCE, &[&element(tag::SET, &[&attribute])]);
-    // Positive, and not zero whatever the hash: a serial number of 16 bytes.
-    let mut serial = [0x40; 16];
-    serial[1..].copy_from_slice(&hash[8..23]);
-    let validity = element(
-        tag::SEQUENCE,
-        &[
-            &element(tag::UTC_TIME, &[b"200101000000Z"]),
-            &element(tag::GENERALIZED_TIME, &[b"99991231235959Z"]),
-        ],
-    );
-    let algorithm = element(tag::SEQUENCE, &[&element(tag::OBJECT_IDENTIFIER, &[ECDSA_WITH_SHA256])]);
-    let version_3 = element(tag::CONTEXT_0, &[&element(tag::INTEGER, &[&[2]])]);
-    let signed = element(
-        tag::SEQUENCE,
-        &[&version_3, &element(tag::INTEGER, &[&serial]), &algorithm, &name, &validity, &name, public_key],
-    );
-    let signature = element(tag::BIT_STRING, &[&[0], &sign_der(key, &signed)]);
-    element(tag::SEQUENCE, &[&signed, &algorithm, &signature])
+fn numbered(key: &SigningKey, bytes: &[u8]) -> Vec<u8> {
+    [&key.algorithm().id().to_le_bytes()[..], &prefixed(bytes)].concat()
 }
 
 #[cfg(test)]

@@ -2,13 +2,14 @@
 
 use std::io::Cursor;
 
-use super::algorithm::{ContentDigest, SignatureAlgorithm};
+use super::algorithm::{ContentDigest, SECP256R1, SignatureAlgorithm};
 use super::digest::SignedContent;
 use super::manifest::Manifest;
 use super::pack::Packer;
 use super::sign::{SigningKey, put_block, sign};
 use super::verify::Scheme;
 use super::zip::ZipSections;
+use crate::der::{element, tag};
 use crate::fields::{prefixed, sequence};
 
 /// A key for tests and nothing else: the scalar 1.
@@ -20,7 +21,13 @@ pub(crate) fn key() -> SigningKey {
 pub(crate) fn key_of(number: u8) -> SigningKey {
     let mut scalar = [0; 32];
     scalar[31] = number;
-    SigningKey::new(p256::ecdsa::SigningKey::from_slice(&scalar).unwrap())
+    SigningKey::from_der(&sec1(SECP256R1, &scalar)).unwrap()
+}
+
+/// A key over a curve, as SEC 1 writes it.
+pub(crate) fn sec1(curve: &[u8], scalar: &[u8]) -> Vec<u8> {
+    let curve = element(tag::CONTEXT_0, &[&element(tag::OBJECT_IDENTIFIER, &[curve])]);
+    element(tag::SEQUENCE, &[&element(tag::INTEGER, &[&[1]]), &element(tag::OCTET_STRING, &[scalar]), &curve])
 }
 
 /// An unsigned archive with a manifest and one entry of these bytes.
@@ -66,7 +73,7 @@ pub(crate) struct Forged {
     pub(crate) trailing: Vec<u8>,
     /// Outside of the signed data.
     pub(crate) sdk: (u32, u32),
-    /// Algorithms said to be used; the signature is by ECDSA with SHA-256 whatever they are.
+    /// Algorithms said to be used; the signature is by the key's own whatever they are.
     pub(crate) algorithms: Vec<u32>,
     pub(crate) public_key: Vec<u8>,
 }

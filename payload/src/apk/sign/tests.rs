@@ -1,4 +1,5 @@
 use super::*;
+use crate::apk::algorithm::SignatureAlgorithm;
 use crate::apk::signer::SignerError;
 use crate::apk::testing::{key, pack, signed};
 use crate::apk::verify::{SDK, VerifyError, verify};
@@ -27,16 +28,6 @@ fn signing_again_replaces_the_signature() {
     sign(&once, &other, &[Scheme::V3], &mut again).unwrap();
     assert_eq!(verify(&again, SDK).unwrap().certificate, other.certificate());
     assert_eq!(again.len(), once.len());
-}
-
-#[test]
-fn a_key_keeps_its_certificate() {
-    let key = SigningKey::generate().unwrap();
-    let again = SigningKey::from_pem(&key.to_pem().unwrap()).unwrap();
-    assert_eq!(key.certificate(), again.certificate());
-    assert_ne!(key.certificate(), SigningKey::generate().unwrap().certificate());
-    assert!(matches!(SigningKey::from_pem("-----BEGIN PRIVATE KEY-----"), Err(SignError::Key)));
-    assert!(matches!(SigningKey::from_der(&[0x30, 0]), Err(SignError::Key)));
 }
 
 #[test]
