@@ -1,4 +1,4 @@
-//! What this crate makes, judged by the tools that others use: apksigner, zipalign, openssl.
+//! The hash tree, judged by the tool that others use: apksigner.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::fs::{self, File};
@@ -7,8 +7,6 @@ use std::path::Path;
 
 use payload::apk::manifest::Manifest;
 use payload::apk::pack::Packer;
-use payload::apk::sign::{SigningKey, sign};
-use payload::apk::{ContentDigest, SDK, Scheme, verify};
 use payload::idsig::Idsig;
 
 mod judge;
@@ -29,33 +27,6 @@ fn write(dir: &Path, name: &str, bytes: &[u8]) -> String {
     path.to_str().unwrap().into()
 }
 
-#[test]
-fn apksigner_accepts_what_we_sign() {
-    if !can_run("apksigner_accepts_what_we_sign", &["apksigner", "zipalign"]) {
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let key = SigningKey::generate().unwrap();
-    // Where SDK 24 counts, v2 is looked at beside v3.
-    for (schemes, sdk, v2, v3) in [
-        (&[Scheme::V3][..], 28, false, true),
-        (&[Scheme::V2, Scheme::V3], 24, true, true),
-        (&[Scheme::V2], 24, true, false),
-    ] {
-        let mut apk = Vec::new();
-        sign(&unsigned(3_000_000), &key, schemes, &mut apk).unwrap();
-        let path = write(dir.path(), "signed.apk", &apk);
-        let sdk = format!("--min-sdk-version={sdk}");
-        let said = succeeds("apksigner", &["verify", "--verbose", "--print-certs", &sdk, &path]);
-        assert!(said.contains(&format!("Scheme v2): {v2}")), "{said}");
-        assert!(said.contains(&format!("Scheme v3): {v3}")), "{said}");
-        assert!(said.contains("Number of signers: 1"), "{said}");
-        succeeds("zipalign", &["-c", "-p", "4", &path]);
-        // The lowest SDK is found in the manifest when it is not given.
-        succeeds("apksigner", &["verify", &path]);
-    }
-}
-
 /// Signed by apksigner with `args`, with a key that openssl makes of `algorithm`.
 fn signed_by_apksigner(dir: &Path, algorithm: &[&str], args: &[&str], content: usize) -> String {
     let (key, pk8, pem) = (dir.join("key.pem"), dir.join("key.pk8"), dir.join("cert.pem"));
@@ -69,40 +40,6 @@ fn signed_by_apksigner(dir: &Path, algorithm: &[&str], args: &[&str], content: u
         ["sign", "--key", pk8, "--cert", pem, "--min-sdk-version", "28", "--in", &input, "--out", &output];
     succeeds("apksigner", &[&sign, args].concat());
     output
-}
-
-#[test]
-fn we_accept_what_apksigner_signs() {
-    if !can_run("we_accept_what_apksigner_signs", &["apksigner", "openssl"]) {
-        return;
-    }
-    const V3: &[&str] = &["--v2-signing-enabled=false"];
-    const V2: &[&str] = &["--v3-signing-enabled=false"];
-    const VERITY: &[&str] = &["--v2-signing-enabled=false", "--verity-enabled=true"];
-    let chunked = [ContentDigest::ChunkedSha256, ContentDigest::ChunkedSha512];
-    let verity = [ContentDigest::VerityChunkedSha256; 2];
-    for (key, args, scheme, digests) in [
-        ("ec_paramgen_curve:P-256", V3, Scheme::V3, chunked),
-        ("ec_paramgen_curve:P-256", V2, Scheme::V2, chunked),
-        ("ec_paramgen_curve:P-256", VERITY, Scheme::V3, verity),
-        ("ec_paramgen_curve:P-384", V3, Scheme::V3, chunked),
-        ("ec_paramgen_curve:P-521", V3, Scheme::V3, chunked),
-        ("rsa_keygen_bits:2048", V2, Scheme::V2, chunked),
-        ("rsa_keygen_bits:2048", VERITY, Scheme::V3, verity),
-        ("rsa_keygen_bits:4096", V3, Scheme::V3, chunked),
-    ] {
-        let dir = tempfile::tempdir().unwrap();
-        let kind = if key.starts_with("ec") { "ec" } else { "rsa" };
-        let path = signed_by_apksigner(dir.path(), &["-newkey", kind, "-pkeyopt", key], args, 2_500_000);
-        let file = File::open(&path).unwrap();
-        let signer = verify(&file, SDK).unwrap_or_else(|error| panic!("{key} {args:?}: {error:?}"));
-        assert_eq!(signer.scheme, scheme, "{key} {args:?}");
-        assert!(digests.contains(&signer.algorithm.content_digest()), "{key} {args:?}: {signer:?}");
-        let certificate = dir.path().join("cert.pem");
-        let listed = succeeds("openssl", &["x509", "-in", certificate.to_str().unwrap()]);
-        let ours = write(dir.path(), "found.der", &signer.certificate);
-        assert_eq!(succeeds("openssl", &["x509", "-inform", "DER", "-in", &ours]), listed);
-    }
 }
 
 /// Section 3: hashing info and tree of the unsigned idsig are those of the signed one, byte for byte.
@@ -132,27 +69,4 @@ fn our_idsig_is_apksigners() {
         assert!(tree.levels == theirs[tree_start..], "tree over {content} bytes of content");
         assert_eq!(made.signing.apk_digest, signed.signing.apk_digest);
     }
-}
-
-#[test]
-fn openssl_reads_our_certificate_and_key() {
-    if !can_run("openssl_reads_our_certificate_and_key", &["openssl"]) {
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let key = SigningKey::generate().unwrap();
-    let certificate = write(dir.path(), "cert.der", key.certificate());
-    let text = succeeds("openssl", &["x509", "-inform", "DER", "-in", &certificate, "-noout", "-text"]);
-    assert!(text.contains("Version: 3") && text.contains("9999"), "{text}");
-    let pem = dir.path().join("cert.pem").to_str().unwrap().to_owned();
-    succeeds("openssl", &["x509", "-inform", "DER", "-in", &certificate, "-out", &pem]);
-    let verified = succeeds("openssl", &["verify", "-check_ss_sig", "-CAfile", &pem, &pem]);
-    assert!(verified.contains("OK"), "{verified}");
-
-    let private = write(dir.path(), "key.pem", key.to_pem().unwrap().as_bytes());
-    let of_key = succeeds("openssl", &["pkey", "-in", &private, "-pubout"]);
-    assert_eq!(succeeds("openssl", &["x509", "-in", &pem, "-noout", "-pubkey"]), of_key);
-    let made = succeeds("openssl", &["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"]);
-    let begin = made.find("-----BEGIN PRIVATE").unwrap();
-    SigningKey::from_pem(&made[begin..]).unwrap();
 }

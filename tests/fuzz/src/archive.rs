@@ -10,6 +10,16 @@ use payload::apk::sign::{SigningKey, sign};
 use payload::apk::signing_block::SigningBlock;
 use payload::apk::zip::ZipSections;
 
+/// A P-256 key as SEC 1 writes it, the scalar 1: for tests and nothing else.
+pub static KEY: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let mut key = vec![0x30, 49, 2, 1, 1, 4, 32];
+    key.resize(key.len() + 31, 0);
+    key.push(1);
+    // [0] EXPLICIT OBJECT IDENTIFIER prime256v1.
+    key.extend([0xa0, 10, 6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7]);
+    key
+});
+
 /// Bytes of a signing block around its pairs: the size before them, and size and magic behind.
 const BLOCK_FRAME: usize = 8 + 24;
 

@@ -5,11 +5,12 @@
 use std::io;
 use std::path::Path;
 
-use fuzz::archive::{SIGNED, pairs};
+use fuzz::archive::{KEY, SIGNED, pairs};
 use fuzz::driver::{AVAILABLE, IMAGE, QUEUE};
 use guest_api::ErrorCode;
 use guest_api::report::{Command, Message, Report};
 use libfuzzer_sys::fuzz_target;
+use payload::apk::sign::SigningKey;
 use payload::avb::{self, Descriptor};
 use payload::idsig::Idsig;
 use payload::instance::{self, ApexData, ApkData, InstanceImage, ManagerRecord, SealingCdi};
@@ -34,6 +35,7 @@ fn write_seeds() -> io::Result<()> {
     write("apk", &[SIGNED.clone()])?;
     write("signing_block", &[pairs()])?;
     write("apex", &[fuzz::apex::component(), fuzz::apex::image()])?;
+    write("signing_key", &signing_keys())?;
     write("avb", &avb_inputs())?;
     let idsig = |salt: &[u8]| {
         let (idsig, tree) = Idsig::create(&*SIGNED, salt).expect("a signed archive");
@@ -95,6 +97,11 @@ fn instance_inputs() -> Vec<Vec<u8>> {
         image.set_manager_record(&SealingCdi::new([1; 32]), &record, &mut random).expect("there is room");
     }
     vec![blank, image.into_storage(), record.encode().to_vec()]
+/// SEC 1 and PKCS#8, DER and PEM, and a certificate.
+fn signing_keys() -> Vec<Vec<u8>> {
+    let key = SigningKey::from_der(&KEY).expect("a good key");
+    let pem = key.to_pem().expect("a good key");
+    vec![KEY.clone(), pem.into_bytes(), key.certificate().to_vec(), key.public_key().to_vec()]
 }
 
 fn manifest() -> Vec<u8> {

@@ -284,12 +284,38 @@ fn hostile_lengths_are_refused() {
     }
 }
 
+/// Every length in a signed archive's block set to 2^32 - 1 and 2^64 - 1, in the records' order: nothing is believed.
+#[test]
+fn hostile_lengths_of_the_block_are_refused() {
+    let apk = signed(&apk(), &[Scheme::V2, Scheme::V3]);
+    let sections = ZipSections::read(&apk).unwrap();
+    let end = usize::try_from(sections.central_directory).unwrap();
+    let start = usize::try_from(SigningBlock::read(&apk, &sections).unwrap().start).unwrap();
+    let mut lengths = vec![start, end - 24];
+    let mut at = start + 8;
+    while at < end - 24 {
+        lengths.push(at);
+        at += 8 + usize::try_from(u64::from_le_bytes(apk[at..at + 8].try_into().unwrap())).unwrap();
+    }
+    assert_eq!(lengths.len(), 2 + 3, "two sizes; v2, v3 and padding");
+    for at in lengths {
+        for len in [u64::MAX, u64::MAX - 7, u64::MAX / 2, u64::from(u32::MAX), 0, 3] {
+            let mut hostile = apk.clone();
+            hostile[at..at + 8].copy_from_slice(&len.to_le_bytes());
+            assert!(verify_all(&hostile, SDK).is_err(), "{len:#x} at {at}");
+            assert!(report(&hostile, SDK).is_err(), "{len:#x} at {at}");
+        }
+    }
+}
+
 #[test]
 fn every_truncation_is_an_error() {
     let bytes = signed(&apk(), &[Scheme::V2, Scheme::V3]);
     for len in 0..bytes.len() {
         let cut = bytes[..len].to_vec();
         assert!(verify(&cut, SDK).is_err(), "{len} bytes");
+        assert!(verify_all(&cut, SDK).is_err(), "{len} bytes");
+        assert!(report(&cut, SDK).is_err(), "{len} bytes");
         assert!(listed_digest(&cut).is_err(), "{len} bytes");
     }
     let record = signers(&[good().v3()]);
