@@ -34,8 +34,8 @@ fn write_seeds() -> io::Result<()> {
     };
     write("apk", &[SIGNED.clone()])?;
     write("signing_block", &[pairs()])?;
-    write("apex", &[fuzz::apex::component(), fuzz::apex::image()])?;
     write("signing_key", &signing_keys())?;
+    write("apex", &[fuzz::apex::component(), fuzz::apex::image()])?;
     write("avb", &avb_inputs())?;
     let idsig = |salt: &[u8]| {
         let (idsig, tree) = Idsig::create(&*SIGNED, salt).expect("a signed archive");
@@ -97,6 +97,8 @@ fn instance_inputs() -> Vec<Vec<u8>> {
         image.set_manager_record(&SealingCdi::new([1; 32]), &record, &mut random).expect("there is room");
     }
     vec![blank, image.into_storage(), record.encode().to_vec()]
+}
+
 /// SEC 1 and PKCS#8, DER and PEM, and a certificate.
 fn signing_keys() -> Vec<Vec<u8>> {
     let key = SigningKey::from_der(&KEY).expect("a good key");
