@@ -2,12 +2,11 @@
 //! are left. A pulse of the reset line ends the VM (Linux's `reboot=k`), and a probe for a keyboard finds
 //! quickly that there is none.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, Ordering};
-
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use std::sync::{Arc, Mutex};
 
 use crate::bus::BusDevice;
+use crate::power::{Power, PowerEvent};
 
 /// First port.
 pub const I8042_BASE: u64 = 0x60;
@@ -39,27 +38,15 @@ const PORT_B_TIMER_OUT: u8 = 1 << 5;
 
 /// A keyboard controller without a keyboard.
 pub struct I8042 {
-    reset: EventFd,
+    power: Arc<Power>,
     stale: AtomicU8,
     port_b: Mutex<u8>,
 }
 
 impl I8042 {
-    /// A controller that has not been asked anything.
-    ///
-    /// # Errors
-    /// When the process has no file descriptor left.
-    pub fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            reset: EventFd::new(EFD_NONBLOCK)?,
-            stale: AtomicU8::new(STALE_BYTES),
-            port_b: Mutex::new(0),
-        })
-    }
-
-    /// Written when the guest resets the machine.
-    pub fn reset(&self) -> &EventFd {
-        &self.reset
+    /// A controller that has not been asked anything; a reset is told to `power`.
+    pub fn new(power: Arc<Power>) -> Self {
+        Self { power, stale: AtomicU8::new(STALE_BYTES), port_b: Mutex::new(0) }
     }
 
     fn port_b(&self, change: impl FnOnce(&mut u8)) -> u8 {
@@ -91,8 +78,7 @@ impl BusDevice for I8042 {
         match (offset, data) {
             // Commands 0xf0 to 0xff pulse the lines whose bit is clear; line 0 is the processor's reset.
             (COMMAND, &[command, ..]) if command & 0xf1 == 0xf0 => {
-                // Fails only when the counter is full: then the reset has been seen long ago.
-                let _ = self.reset.write(1);
+                self.power.raise(PowerEvent::Reset);
             }
             (PORT_B, &[value, ..]) => {
                 self.port_b(|state| *state = *state & !PORT_B_WRITABLE | value & PORT_B_WRITABLE);
@@ -114,20 +100,21 @@ mod tests {
 
     #[test]
     fn a_pulse_of_the_reset_line_and_nothing_else_resets() {
-        let device = I8042::new().unwrap();
         for command in 0..=u8::MAX {
+            let power = Arc::new(Power::default());
+            let device = I8042::new(Arc::clone(&power));
+            device.write(DATA, &[command]);
+            device.write(COMMAND, &[]);
+            assert_eq!(power.raised(), None);
             device.write(COMMAND, &[command]);
-            let pulsed = device.reset().read().is_ok();
-            assert_eq!(pulsed, (0xf0..=0xfe).contains(&command) && command % 2 == 0, "{command:#x}");
+            let pulses = (0xf0..=0xfe).contains(&command) && command % 2 == 0;
+            assert_eq!(power.raised(), pulses.then_some(PowerEvent::Reset), "{command:#x}");
         }
-        device.write(DATA, &[0xfe]);
-        device.write(COMMAND, &[]);
-        assert!(device.reset().read().is_err());
     }
 
     #[test]
     fn the_input_buffer_is_never_full() {
-        let device = I8042::new().unwrap();
+        let device = I8042::new(Arc::default());
         for _ in 0..100 {
             assert_eq!(read(&device, 0x64) & 2, 0);
             read(&device, 0x60);
@@ -136,7 +123,7 @@ mod tests {
 
     #[test]
     fn linux_sees_no_controller_and_a_drain_ends() {
-        let device = I8042::new().unwrap();
+        let device = I8042::new(Arc::default());
         let pending = || read(&device, 0x64) & STATUS_OUTPUT_FULL != 0;
         // Linux calls it absent when 16 reads have not emptied the output buffer.
         for _ in 0..16 {
@@ -150,7 +137,7 @@ mod tests {
 
     #[test]
     fn port_0x61_keeps_the_gates_and_shows_time_passing() {
-        let device = I8042::new().unwrap();
+        let device = I8042::new(Arc::default());
         device.write(1, &[0xf3]);
         let (a, b) = (read(&device, 0x61), read(&device, 0x61));
         assert_eq!(a & 0x0f, 3);

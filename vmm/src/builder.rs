@@ -2,7 +2,6 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use devices::virtio::VirtioDevice;
 use devices::virtio::blk::Block;
 use devices::virtio::rng::Rng;
 use devices::virtio::vsock::{Vsock, VsockConfig, VsockError};
-use devices::{Bus, Cmos, I8042, SerialPort};
+use devices::{AcpiPm, Bus, Cmos, I8042, Power, PvPanic, SerialPort};
 use guest_api::ports::report_port;
 use kvm_ioctls::{Kvm, VmFd};
 use vm_memory::GuestMemoryMmap;
@@ -20,6 +19,7 @@ use crate::attach::{AttachError, MAX_DISKS, Slot, attach};
 use crate::disks::OpenDisk;
 use crate::event_loop::{PayloadWatch, Subscriber};
 use crate::exit::StopSlot;
+use crate::gate::Gate;
 use crate::guest::Door;
 use crate::loading;
 use crate::memory::{self, MemoryError};
@@ -71,7 +71,8 @@ pub enum BuildError {
 /// The ports every VM has.
 struct Platform {
     ports: Bus,
-    reset: vmm_sys_util::eventfd::EventFd,
+    power: Arc<Power>,
+    button: Arc<AcpiPm>,
     serial: Arc<SerialPort>,
 }
 
@@ -112,14 +113,15 @@ pub fn build(kvm: &Kvm, spec: VmSpec, output: Output) -> Result<Vm, BuildError> 
     let Machine { mmio, devices, virtio, .. } = machine;
 
     let stop = StopSlot::new().map_err(|e| BuildError::Device("stop event", e))?;
-    let context = VcpuContext { ports: platform.ports, mmio, stop, stopping: AtomicBool::new(false) };
+    let context =
+        VcpuContext { ports: platform.ports, mmio, power: platform.power, stop, gate: Gate::default() };
     Ok(Vm {
         vcpus,
         _fd: vm,
         devices,
         virtio,
         context: Arc::new(context),
-        reset: Some(platform.reset),
+        button: platform.button,
         serial: platform.serial,
         output,
         watch,
@@ -132,15 +134,20 @@ fn platform(vm: &VmFd, output: Output) -> Result<Platform, BuildError> {
     let (serial, interrupt) =
         SerialPort::new(Box::new(output)).map_err(|e| BuildError::Device("serial port", e))?;
     vm.register_irqfd(&interrupt, ports::COM1_GSI).map_err(|e| BuildError::Kvm("KVM_IRQFD", e))?;
-    let i8042 = I8042::new().map_err(|e| BuildError::Device("reset controller", e))?;
-    let reset = i8042.reset().try_clone().map_err(|e| BuildError::Device("reset controller", e))?;
+    let power = Arc::new(Power::default());
+    let button =
+        AcpiPm::new(Arc::clone(&power)).map_err(|e| BuildError::Device("power management registers", e))?;
+    vm.register_irqfd(button.interrupt(), ports::ACPI_GSI).map_err(|e| BuildError::Kvm("KVM_IRQFD", e))?;
+    let button = Arc::new(button);
     let mut bus = Bus::new();
     let mut insert =
         |what, (base, len), device| bus.insert(base, len, device).map_err(|e| BuildError::Bus(what, e));
     insert("serial port", ports::COM1, serial.clone())?;
-    insert("reset controller", ports::I8042, Arc::new(i8042))?;
+    insert("reset controller", ports::I8042, Arc::new(I8042::new(Arc::clone(&power))))?;
+    insert("power management registers", ports::ACPI_PM, button.clone())?;
+    insert("panic device", ports::PVPANIC, Arc::new(PvPanic::new(Arc::clone(&power))))?;
     insert("clock", ports::CMOS, Arc::new(Cmos::new()))?;
-    Ok(Platform { ports: bus, reset, serial })
+    Ok(Platform { ports: bus, power, button, serial })
 }
 
 struct Machine<'a> {

@@ -81,6 +81,9 @@ struct RunArgs {
     /// Seconds the payload has to start [default: 30, 300 on a software host].
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     start_timeout: Option<u64>,
+    /// Seconds the guest has to end by itself after SIGTERM or SIGINT; a second signal stops it at once.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(0..=86_400))]
+    grace: u64,
     /// Print the VM's life as JSON lines.
     #[arg(long)]
     json: bool,
@@ -176,7 +179,7 @@ fn run(args: &RunArgs, start: Instant) -> Result<u8, Failure> {
         *timeout = std::time::Duration::from_secs(seconds);
     }
     // Before the first thread: each inherits the mask.
-    let signals = StopSignals::block().map_err(Failure::usage)?;
+    let signals = StopSignals::block(std::time::Duration::from_secs(args.grace)).map_err(Failure::usage)?;
     let outputs = Outputs::open(args.console.as_deref(), args.log.as_deref()).map_err(Failure::usage)?;
     let mut vm =
         builder::build(&kvm, prepared.spec, outputs.output().map_err(Failure::usage)?).map_err(|error| {

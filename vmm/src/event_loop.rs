@@ -5,11 +5,10 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use devices::SerialPort;
+use devices::{AcpiPm, SerialPort};
 use event_manager::{
     EventManager, EventOps, EventSet, EventSubscriber, Events, MutEventSubscriber, SubscriberOps,
 };
-use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::timerfd::TimerFd;
 
 use crate::exit::{LastWord, StopCause};
@@ -23,15 +22,19 @@ pub type Subscriber = Arc<dyn EventSubscriber + Send + Sync>;
 /// Called for each event of the VM's life, on the thread that runs the VM.
 pub type OnEvent = Box<dyn FnMut(&LifeEvent) + Send>;
 
-/// Signals that end the VM, blocked in every thread and read from a descriptor.
-pub struct StopSignals(OwnedFd);
+/// Signals that end the VM, blocked in every thread and read from a descriptor. The first asks the guest to end within
+/// the grace, the second stops it.
+pub struct StopSignals {
+    fd: OwnedFd,
+    grace: Duration,
+}
 
 impl StopSignals {
     /// Blocks SIGINT and SIGTERM in this thread and in every thread that it starts from now on.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn block() -> io::Result<Self> {
+    pub fn block(grace: Duration) -> io::Result<Self> {
         use std::os::fd::FromRawFd;
         let set = vmm_sys_util::signal::create_sigset(&[libc::SIGINT, libc::SIGTERM])?;
         // SAFETY: `set` is a valid signal set, and no old mask is asked for.
@@ -44,13 +47,13 @@ impl StopSignals {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: signalfd gave a new descriptor that nobody else owns.
-        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+        Ok(Self { fd: unsafe { OwnedFd::from_raw_fd(fd) }, grace })
     }
 
     fn next(&self) -> Option<i32> {
         let mut raw = [0_u8; size_of::<libc::signalfd_siginfo>()];
         // SAFETY: `raw` has the size that is given.
-        let n = unsafe { libc::read(self.0.as_raw_fd(), raw.as_mut_ptr().cast(), raw.len()) };
+        let n = unsafe { libc::read(self.fd.as_raw_fd(), raw.as_mut_ptr().cast(), raw.len()) };
         // ssi_signo is the first field, a u32.
         let [a, b, c, d, ..] = raw;
         (usize::try_from(n) == Ok(raw.len())).then(|| i32::from_ne_bytes([a, b, c, d]))
@@ -68,7 +71,7 @@ pub struct PayloadWatch {
 /// The loop's own descriptors and what they mean.
 pub struct Control {
     pub(crate) context: Arc<VcpuContext>,
-    pub(crate) reset: Option<EventFd>,
+    pub(crate) button: Arc<AcpiPm>,
     pub(crate) serial: Arc<SerialPort>,
     pub(crate) output: Output,
     pub(crate) signals: Option<StopSignals>,
@@ -78,6 +81,10 @@ pub struct Control {
     /// Whether the payload has neither started nor failed yet.
     pub(crate) start_is_due: bool,
     pub(crate) link: Option<GuestLink>,
+    /// What asked the guest to end, if anything did.
+    pub(crate) asked: Option<StopCause>,
+    /// The end of the time it then has.
+    pub(crate) deadline: Option<TimerFd>,
     pub(crate) last_word: Option<LastWord>,
     pub(crate) on_event: OnEvent,
 }
@@ -86,8 +93,7 @@ impl Control {
     fn fds(&self) -> impl Iterator<Item = RawFd> + '_ {
         [
             Some(self.context.stop.wake().as_raw_fd()),
-            self.reset.as_ref().map(AsRawFd::as_raw_fd),
-            self.signals.as_ref().map(|s| s.0.as_raw_fd()),
+            self.signals.as_ref().map(|s| s.fd.as_raw_fd()),
             self.watch.as_ref().map(|w| w.door.wake().as_raw_fd()),
             self.timeout.as_ref().map(AsRawFd::as_raw_fd),
         ]
@@ -119,6 +125,31 @@ impl Control {
     fn switch(&self, stream: Stream) {
         self.serial.flush();
         self.output.switch(stream);
+    }
+
+    /// Asks the guest to end within `grace`; stops it where nothing in it listens, or where it was asked before.
+    fn ask_to_end(&mut self, asked: StopCause, grace: Duration, ops: &mut EventOps<'_>) {
+        let first = self.asked.is_none();
+        self.asked.get_or_insert_with(|| asked.clone());
+        let listens = first
+            && !grace.is_zero()
+            && match (&mut self.link, &self.watch) {
+                // A quarter of the time is for what the payload manager has to do behind the payload.
+                (Some(link), _) => link.stop(grace * 3 / 4).is_ok(),
+                (None, Some(_)) => false,
+                (None, None) => self.button.press_power_button(),
+            };
+        if !listens || self.set_deadline(grace, ops).is_none() {
+            self.context.stop.stop(asked);
+        }
+    }
+
+    fn set_deadline(&mut self, after: Duration, ops: &mut EventOps<'_>) -> Option<()> {
+        let mut timer = TimerFd::new().ok()?;
+        timer.reset(after, None).ok()?;
+        ops.add(Events::new(&timer, EventSet::IN)).ok()?;
+        self.deadline = Some(timer);
+        Some(())
     }
 
     fn open_door(&mut self, ops: &mut EventOps<'_>) {
@@ -165,9 +196,13 @@ impl MutEventSubscriber for Control {
         let fd = events.fd();
         if fd == self.context.stop.wake().as_raw_fd() {
             let _ = self.context.stop.wake().read();
-        } else if Self::is(fd, self.reset.as_ref()) {
-            let _ = self.reset.as_ref().map(EventFd::read);
-            self.context.stop.stop(StopCause::Reset);
+            if let Some(grace) = self.context.stop.take_grace() {
+                self.ask_to_end(StopCause::Stopped, grace, ops);
+            }
+        } else if Self::is(fd, self.deadline.as_ref()) {
+            let _ = ops.remove(Events::empty_raw(fd));
+            self.deadline = None;
+            self.context.stop.stop(self.asked.clone().unwrap_or(StopCause::Stopped));
         } else if Self::is(fd, self.timeout.as_ref()) {
             let seconds = self.watch.as_ref().map_or(0, |w| w.start_timeout.as_secs());
             let _ = ops.remove(Events::empty_raw(fd));
@@ -175,9 +210,10 @@ impl MutEventSubscriber for Control {
             if self.start_is_due {
                 self.context.stop.stop(StopCause::StartTimeout { seconds });
             }
-        } else if Self::is(fd, self.signals.as_ref().map(|s| &s.0)) {
+        } else if Self::is(fd, self.signals.as_ref().map(|s| &s.fd)) {
+            let grace = self.signals.as_ref().map_or(Duration::ZERO, |s| s.grace);
             if let Some(signal) = self.signals.as_ref().and_then(StopSignals::next) {
-                self.context.stop.stop(StopCause::Signal(signal));
+                self.ask_to_end(StopCause::Signal(signal), grace, ops);
             }
         } else if Self::is(fd, self.watch.as_ref().map(|w| w.door.wake())) {
             self.open_door(ops);
@@ -190,14 +226,21 @@ impl MutEventSubscriber for Control {
     }
 }
 
-/// Runs the loop until a stop is asked for; gives its cause and the payload's last word.
+/// How the loop ended.
+pub struct LoopEnd {
+    /// Why the VM stops.
+    pub cause: StopCause,
+    /// What had asked the guest to end.
+    pub asked: Option<StopCause>,
+    /// The payload's last word.
+    pub last_word: Option<LastWord>,
+}
+
+/// Runs the loop until the VM stops.
 ///
 /// # Errors
 /// When epoll fails.
-pub fn run(
-    devices: Vec<Subscriber>,
-    control: Control,
-) -> Result<(StopCause, Option<LastWord>), event_manager::Error> {
+pub fn run(devices: Vec<Subscriber>, control: Control) -> Result<LoopEnd, event_manager::Error> {
     let context = Arc::clone(&control.context);
     let control = Arc::new(Mutex::new(control));
     let mut manager = EventManager::<Subscriber>::new()?;
@@ -216,5 +259,5 @@ pub fn run(
         }
     };
     let control = control.lock().unwrap_or_else(PoisonError::into_inner);
-    Ok((cause, control.last_word.clone()))
+    Ok(LoopEnd { cause, asked: control.asked.clone(), last_word: control.last_word.clone() })
 }

@@ -1,8 +1,10 @@
 //! How a VM ended, what that means, and the exit status of the command (formats: sections 8, "Exit status").
 
 use std::fmt;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use devices::PowerEvent;
 use guest_api::{DeathReason, ErrorCode};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -16,6 +18,10 @@ pub const STATUS_USAGE: u8 = 2;
 pub enum StopCause {
     /// The guest asked for a reset.
     Reset,
+    /// The guest switched itself off.
+    PowerOff,
+    /// The guest's kernel said that it cannot go on.
+    Panic,
     /// The guest faulted while handling a fault while handling a fault.
     TripleFault,
     /// KVM could not go on.
@@ -45,10 +51,22 @@ pub enum StopCause {
     Stopped,
 }
 
+impl From<PowerEvent> for StopCause {
+    fn from(event: PowerEvent) -> Self {
+        match event {
+            PowerEvent::Reset => Self::Reset,
+            PowerEvent::PowerOff => Self::PowerOff,
+            PowerEvent::Panic => Self::Panic,
+        }
+    }
+}
+
 impl fmt::Display for StopCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Reset => f.write_str("the guest reset itself"),
+            Self::PowerOff => f.write_str("the guest switched itself off"),
+            Self::Panic => f.write_str("the guest's kernel panicked"),
             Self::TripleFault => f.write_str("triple fault: the guest had no handler for a fault"),
             Self::InternalError { suberror, rip, instruction } => {
                 write!(f, "KVM internal error, suberror {suberror}")?;
@@ -77,8 +95,14 @@ impl fmt::Display for StopCause {
 
 /// Where threads leave the cause of the stop: the first one counts, and the event loop is woken.
 pub struct StopSlot {
-    cause: Mutex<Option<StopCause>>,
+    state: Mutex<StopState>,
     wake: EventFd,
+}
+
+#[derive(Default)]
+struct StopState {
+    cause: Option<StopCause>,
+    grace: Option<Duration>,
 }
 
 impl StopSlot {
@@ -87,24 +111,43 @@ impl StopSlot {
     /// # Errors
     /// When the process has no file descriptor left.
     pub fn new() -> std::io::Result<Self> {
-        Ok(Self { cause: Mutex::new(None), wake: EventFd::new(EFD_NONBLOCK)? })
+        Ok(Self { state: Mutex::default(), wake: EventFd::new(EFD_NONBLOCK)? })
     }
 
-    /// Asks for a stop.
-    pub fn stop(&self, cause: StopCause) {
-        self.cause.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(cause);
+    fn lock(&self) -> MutexGuard<'_, StopState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake_up(&self) {
         // Fails only when the counter is full: then the loop is being woken already.
         let _ = self.wake.write(1);
     }
 
-    /// Readable once a stop was asked for.
+    /// Stops the VM.
+    pub fn stop(&self, cause: StopCause) {
+        self.lock().cause.get_or_insert(cause);
+        self.wake_up();
+    }
+
+    /// Has the guest asked to end within `grace`.
+    pub fn ask(&self, grace: Duration) {
+        self.lock().grace = Some(grace);
+        self.wake_up();
+    }
+
+    /// Readable once a stop was asked for, in either way.
     pub fn wake(&self) -> &EventFd {
         &self.wake
     }
 
     /// The cause, once there is one.
     pub fn cause(&self) -> Option<StopCause> {
-        self.cause.lock().unwrap_or_else(|e| e.into_inner()).clone()
+        self.lock().cause.clone()
+    }
+
+    /// The time that the guest is to be given, once for each time it is asked for.
+    pub fn take_grace(&self) -> Option<Duration> {
+        self.lock().grace.take()
     }
 }
 
@@ -135,6 +178,8 @@ pub enum LastWord {
 pub struct Outcome {
     /// Why the vCPUs stopped.
     pub cause: StopCause,
+    /// What had asked the guest to end before it did: a signal to this process, or the embedder.
+    pub asked: Option<StopCause>,
     /// What the guest's payload manager reported last; none for a VM without one.
     pub last_word: Option<LastWord>,
     /// Whether the VM was expected to run a payload.
@@ -144,16 +189,28 @@ pub struct Outcome {
 impl Outcome {
     /// The reason as callbacks get it (formats: section 8).
     pub fn death_reason(&self) -> DeathReason {
+        let ended = matches!(self.cause, StopCause::Reset | StopCause::PowerOff);
+        let word_is_due = self.payload_expected && self.last_word.is_none();
         match (&self.last_word, &self.cause) {
-            (Some(LastWord::Finished { .. }), StopCause::Reset) => DeathReason::Shutdown,
+            (Some(LastWord::Finished { .. }), _) if ended => DeathReason::Shutdown,
+            // Asked to end, it did, one way or the other.
+            (Some(LastWord::Killed { .. }), _) if self.asked.is_some() => DeathReason::Killed,
+            (None, _) if ended && self.asked.is_some() => {
+                if word_is_due {
+                    DeathReason::Killed
+                } else {
+                    DeathReason::Shutdown
+                }
+            }
             (Some(LastWord::Killed { .. }), _) => DeathReason::MicrodroidUnknownRuntimeError,
             (Some(LastWord::Error { code, .. }), _) => code.death_reason(),
             (_, StopCause::Signal(_) | StopCause::Stopped) => DeathReason::Killed,
             (_, StopCause::StartTimeout { .. }) => DeathReason::Hangup,
-            // A reset that the payload manager did not announce is a panicked kernel.
-            (_, StopCause::Reset) if self.payload_expected => DeathReason::Crash,
+            // An end that the payload manager did not announce is a panicked kernel.
+            (_, StopCause::Reset | StopCause::PowerOff) if self.payload_expected => DeathReason::Crash,
             (_, StopCause::Reset) => DeathReason::Reboot,
-            (_, StopCause::TripleFault) => DeathReason::Crash,
+            (_, StopCause::PowerOff) => DeathReason::Shutdown,
+            (_, StopCause::TripleFault | StopCause::Panic) => DeathReason::Crash,
             (
                 _,
                 StopCause::InternalError { .. } | StopCause::EntryFailed { .. } | StopCause::Unhandled(_),
@@ -165,11 +222,12 @@ impl Outcome {
     /// SIGINT and SIGTERM to the command, 125 when the VM died without an exit code.
     pub fn exit_status(&self) -> u8 {
         let low_byte = |code: i32| code.to_le_bytes()[0];
-        match (&self.cause, &self.last_word) {
+        let ended = matches!(self.cause, StopCause::Reset | StopCause::PowerOff);
+        match (self.asked.as_ref().unwrap_or(&self.cause), &self.last_word) {
             (StopCause::Signal(signal), _) => low_byte(128 + signal),
             (_, Some(LastWord::Finished { exit_code })) => low_byte(*exit_code),
             (_, Some(LastWord::Killed { signal })) => low_byte(128_i32.saturating_add(*signal)),
-            (StopCause::Reset, None) if !self.payload_expected => 0,
+            (_, None) if ended && !self.payload_expected => 0,
             _ => STATUS_DIED,
         }
     }
@@ -180,7 +238,7 @@ mod tests {
     use super::*;
 
     fn outcome(cause: StopCause, last_word: Option<LastWord>) -> (u8, DeathReason) {
-        let outcome = Outcome { cause, last_word, payload_expected: true };
+        let outcome = Outcome { cause, asked: None, last_word, payload_expected: true };
         (outcome.exit_status(), outcome.death_reason())
     }
 
@@ -211,10 +269,44 @@ mod tests {
 
     #[test]
     fn a_reset_ends_a_raw_vm_well_and_a_triple_fault_does_not() {
-        let raw = |cause| Outcome { cause, last_word: None, payload_expected: false };
+        let raw = |cause| Outcome { cause, asked: None, last_word: None, payload_expected: false };
         assert_eq!(raw(StopCause::Reset).exit_status(), 0);
         assert_eq!(raw(StopCause::Reset).death_reason(), DeathReason::Reboot);
-        assert_eq!(raw(StopCause::TripleFault).exit_status(), 125);
+        assert_eq!(raw(StopCause::PowerOff).exit_status(), 0);
+        assert_eq!(raw(StopCause::PowerOff).death_reason(), DeathReason::Shutdown);
+        for crash in [StopCause::TripleFault, StopCause::Panic] {
+            assert_eq!(
+                (raw(crash.clone()).exit_status(), raw(crash).death_reason()),
+                (125, DeathReason::Crash)
+            );
+        }
+    }
+
+    #[test]
+    fn an_end_that_was_asked_for_is_no_crash() {
+        let ended = |asked, cause, last_word, payload_expected| {
+            let outcome = Outcome { cause, asked: Some(asked), last_word, payload_expected };
+            (outcome.exit_status(), outcome.death_reason())
+        };
+        let (term, stopped) = (StopCause::Signal(libc::SIGTERM), StopCause::Stopped);
+        let killed = Some(LastWord::Killed { signal: libc::SIGTERM });
+        let finished = Some(LastWord::Finished { exit_code: 7 });
+        for end in [StopCause::PowerOff, StopCause::Reset] {
+            assert_eq!(ended(term.clone(), end.clone(), None, false), (143, DeathReason::Shutdown));
+            assert_eq!(ended(stopped.clone(), end.clone(), None, false), (0, DeathReason::Shutdown));
+            assert_eq!(
+                ended(term.clone(), end.clone(), finished.clone(), true),
+                (143, DeathReason::Shutdown)
+            );
+            assert_eq!(
+                ended(stopped.clone(), end.clone(), finished.clone(), true),
+                (7, DeathReason::Shutdown)
+            );
+            assert_eq!(ended(term.clone(), end.clone(), killed.clone(), true), (143, DeathReason::Killed));
+            assert_eq!(ended(stopped.clone(), end, None, true), (125, DeathReason::Killed));
+        }
+        assert_eq!(ended(term.clone(), term, None, false), (143, DeathReason::Killed));
+        assert_eq!(ended(stopped, StopCause::Panic, None, false), (125, DeathReason::Crash));
     }
 
     #[test]

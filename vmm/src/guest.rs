@@ -4,6 +4,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use guest_api::ports::may_report;
 use guest_api::report::Message;
@@ -143,6 +144,15 @@ impl GuestLink {
             }
         }
         Ok(true)
+    }
+
+    /// Has the manager end the payload: SIGTERM now, SIGKILL after `grace`.
+    ///
+    /// # Errors
+    /// When the manager does not take it.
+    pub fn stop(&mut self, grace: Duration) -> io::Result<()> {
+        let grace_ms = u32::try_from(grace.as_millis()).unwrap_or(u32::MAX);
+        self.stream.write_all(&Command::Stop { grace_ms }.to_frame())
     }
 
     fn advance(&mut self, report: Report) -> Result<LifeEvent, GuestError> {

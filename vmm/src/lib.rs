@@ -17,6 +17,7 @@ pub mod config;
 pub mod disks;
 pub mod event_loop;
 pub mod exit;
+mod gate;
 pub mod guest;
 pub mod host;
 pub mod library;
@@ -33,4 +34,4 @@ pub mod spec;
 pub mod vcpu;
 pub mod vm;
 
-pub use vm::Vm;
+pub use vm::{Vm, VmHandle};

@@ -54,13 +54,16 @@ impl Report {
         fields.insert("status".into(), outcome.exit_status().into());
         let why = match outcome.cause {
             // How a VM ends that has done its work: nothing to explain.
-            StopCause::Reset => String::new(),
+            StopCause::Reset | StopCause::PowerOff => String::new(),
             ref cause => format!(": {cause}"),
         };
         self.line("died", &format!("VM ended, reason {} {}{why}", reason.number(), reason.name()), fields);
         // An end that nobody wanted is told even to those who asked for quiet.
         if self.quiet
-            && !matches!(outcome.cause, StopCause::Reset | StopCause::Signal(_) | StopCause::Stopped)
+            && !matches!(
+                outcome.cause,
+                StopCause::Reset | StopCause::PowerOff | StopCause::Signal(_) | StopCause::Stopped
+            )
         {
             self.print(&format!("vmm: VM ended, reason {} {}{why}", reason.number(), reason.name()));
         }

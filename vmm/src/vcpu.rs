@@ -2,10 +2,11 @@
 
 use std::io;
 use std::os::unix::thread::JoinHandleExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::thread::JoinHandle;
 
+use devices::Power;
 use devices::bus::Bus;
 use kvm_bindings::kvm_run;
 use kvm_ioctls::{VcpuExit, VcpuFd};
@@ -13,6 +14,7 @@ use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
 
 use crate::arch;
 use crate::exit::{StopCause, StopSlot};
+use crate::gate::{Gate, ImmediateExit, Kick, Pass};
 
 /// KVM_INTERNAL_ERROR_EMULATION.
 const SUBERROR_EMULATION: u32 = 1;
@@ -23,24 +25,18 @@ pub struct VcpuContext {
     pub ports: Bus,
     /// MMIO devices.
     pub mmio: Bus,
+    /// How the guest wants its machine to end.
+    pub power: Arc<Power>,
     /// Where to say why the VM stops.
     pub stop: StopSlot,
-    /// Set before the vCPUs are kicked for the last time.
-    pub stopping: AtomicBool,
+    /// Who may run.
+    pub gate: Gate,
 }
 
 /// A running vCPU.
 pub struct VcpuThread {
     thread: JoinHandle<VcpuFd>,
-    immediate_exit: ImmediateExit,
 }
-
-/// The byte in the shared KVM_RUN page that makes KVM_RUN return at once.
-struct ImmediateExit(*const AtomicU8);
-
-// SAFETY: the byte is only accessed atomically, and it lives as long as the VcpuFd, which the thread gives back
-// when it is joined: `VcpuThread::join` is the only way to lose this handle.
-unsafe impl Send for ImmediateExit {}
 
 extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
     // Its only work is to interrupt KVM_RUN.
@@ -60,38 +56,43 @@ impl VcpuThread {
     /// # Errors
     /// When the thread cannot be made.
     pub fn start(mut vcpu: VcpuFd, id: u8, context: Arc<VcpuContext>) -> io::Result<Self> {
-        let flag = &raw mut vcpu.get_kvm_run().immediate_exit;
-        let immediate_exit = ImmediateExit(flag.cast_const().cast());
+        let flag = ImmediateExit::of(&mut vcpu);
+        let of_thread = Arc::clone(&context);
         let thread = std::thread::Builder::new().name(format!("vcpu{id}")).spawn(move || {
-            run(&mut vcpu, &context);
+            // The vCPU is given back whatever happens: others may be about to kick it.
+            if catch_unwind(AssertUnwindSafe(|| run(&mut vcpu, &of_thread))).is_err() {
+                of_thread.stop.stop(StopCause::Unhandled(format!("the thread of vCPU {id} panicked")));
+            }
+            of_thread.gate.leave();
             vcpu
         })?;
-        Ok(Self { thread, immediate_exit })
+        context.gate.enter(Kick::new(thread.as_pthread_t(), flag));
+        Ok(Self { thread })
     }
 
-    /// Makes the thread leave the guest. The flag comes first: a vCPU that is not yet in KVM_RUN when the
-    /// signal arrives leaves it at once when it gets there.
-    pub fn kick(&self) {
-        // SAFETY: the byte lives in the KVM_RUN mapping of the VcpuFd that the thread holds until it is joined.
-        unsafe { &*self.immediate_exit.0 }.store(1, Ordering::SeqCst);
-        // SAFETY: the thread is not joined yet, so its pthread id is valid.
-        unsafe { libc::pthread_kill(self.thread.as_pthread_t(), SIGRTMIN()) };
-    }
-
-    /// Waits for the thread's end.
+    /// Waits for the thread's end; to be called after [`Gate::close`].
     pub fn join(self) -> Option<VcpuFd> {
         self.thread.join().ok()
     }
 }
 
 fn run(vcpu: &mut VcpuFd, context: &VcpuContext) {
-    while !context.stopping.load(Ordering::SeqCst) {
-        match step(vcpu, context) {
-            Ok(()) => {}
-            Err(cause) => {
-                context.stop.stop(cause);
-                return;
+    loop {
+        match context.gate.pass() {
+            Pass::Closed => return,
+            Pass::Waited => {
+                // The guest's watchdogs are not to blame it for the time that it did not run; KVM has nothing to
+                // tell a guest that does not use its clock.
+                let _ = vcpu.kvmclock_ctrl();
+                ImmediateExit::of(vcpu).clear();
+                // And once more: whoever closed the gate meanwhile has set the flag before.
+                continue;
             }
+            Pass::Open => {}
+        }
+        if let Err(cause) = step(vcpu, context) {
+            context.stop.stop(cause);
+            return;
         }
     }
 }
@@ -102,6 +103,10 @@ fn step(vcpu: &mut VcpuFd, context: &VcpuContext) -> Result<(), StopCause> {
         Ok(VcpuExit::IoOut(port, data)) => {
             for item in data.chunks(port_access_size(page)) {
                 context.ports.write(u64::from(port), item);
+            }
+            // Not one instruction more, whatever the event loop is doing.
+            if let Some(event) = context.power.raised() {
+                return Err(event.into());
             }
         }
         Ok(VcpuExit::IoIn(port, data)) => {

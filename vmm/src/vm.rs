@@ -1,18 +1,16 @@
 //! A built VM: paused until [`Vm::run`], then running on its vCPU threads and on the thread that called.
 
 use std::io;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use devices::SerialPort;
 use devices::virtio::VirtioDevice;
+use devices::{AcpiPm, SerialPort};
 use kvm_ioctls::{VcpuFd, VmFd};
 use vm_memory::GuestMemoryMmap;
-use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::timerfd::TimerFd;
 
-use crate::event_loop::{self, Control, OnEvent, PayloadWatch, StopSignals, Subscriber};
+use crate::event_loop::{self, Control, LoopEnd, OnEvent, PayloadWatch, StopSignals, Subscriber};
 use crate::exit::{Outcome, StopCause};
 use crate::guest::LifeEvent;
 use crate::output::Output;
@@ -26,7 +24,7 @@ pub struct Vm {
     pub(crate) devices: Vec<Subscriber>,
     pub(crate) virtio: Vec<Arc<Mutex<dyn VirtioDevice>>>,
     pub(crate) context: Arc<VcpuContext>,
-    pub(crate) reset: Option<EventFd>,
+    pub(crate) button: Arc<AcpiPm>,
     pub(crate) serial: Arc<SerialPort>,
     pub(crate) output: Output,
     pub(crate) watch: Option<PayloadWatch>,
@@ -45,21 +43,38 @@ pub enum RunError {
     EventLoop(#[source] event_manager::Error),
 }
 
-/// Asks a VM to stop from another thread.
+/// Stops, pauses and resumes a VM from other threads than the one that runs it.
 #[derive(Clone)]
-pub struct StopHandle(Arc<VcpuContext>);
+pub struct VmHandle(Arc<VcpuContext>);
 
-impl StopHandle {
+impl VmHandle {
     /// A power cut: the guest is not told.
     pub fn stop(&self) {
         self.0.stop.stop(StopCause::Stopped);
     }
+
+    /// Asks the guest to end and gives it `grace` for it: the payload's manager where there is one, else by the power
+    /// button. Where nothing in the guest listens, and when this is called again, it is a power cut at once.
+    pub fn stop_within(&self, grace: Duration) {
+        self.0.stop.ask(grace);
+    }
+
+    /// Returns once no vCPU runs. Devices finish what they were given, then have nothing to do. The guest's clocks
+    /// go on: its time is right after [`Self::resume`], and its watchdogs know that it was paused.
+    pub fn pause(&self) {
+        self.0.gate.shut();
+    }
+
+    /// Lets the vCPUs run again.
+    pub fn resume(&self) {
+        self.0.gate.open();
+    }
 }
 
 impl Vm {
-    /// A handle that stops this VM.
-    pub fn stop_handle(&self) -> StopHandle {
-        StopHandle(Arc::clone(&self.context))
+    /// A handle on this VM for other threads.
+    pub fn handle(&self) -> VmHandle {
+        VmHandle(Arc::clone(&self.context))
     }
 
     /// The guest's memory.
@@ -93,7 +108,7 @@ impl Vm {
         }
         let control = Control {
             context: Arc::clone(&self.context),
-            reset: self.reset.take(),
+            button: Arc::clone(&self.button),
             serial: Arc::clone(&self.serial),
             output: self.output.clone(),
             signals,
@@ -101,23 +116,22 @@ impl Vm {
             timeout,
             start_is_due: true,
             link: None,
+            asked: None,
+            deadline: None,
             last_word: None,
             on_event,
         };
         let ended = started.and_then(|()| {
             event_loop::run(std::mem::take(&mut self.devices), control).map_err(RunError::EventLoop)
         });
-        self.context.stopping.store(true, Ordering::SeqCst);
-        for thread in &threads {
-            thread.kick();
-        }
+        self.context.gate.close();
         self.vcpus = threads.into_iter().filter_map(VcpuThread::join).collect();
         self.serial.flush();
         for device in &self.virtio {
             device.lock().unwrap_or_else(PoisonError::into_inner).close();
         }
-        let (cause, last_word) = ended?;
-        Ok(Outcome { cause, last_word, payload_expected })
+        let LoopEnd { cause, asked, last_word } = ended?;
+        Ok(Outcome { cause, asked, last_word, payload_expected })
     }
 }
 
