@@ -122,14 +122,28 @@ impl Virtqueue {
         limit: u16,
         mut serve: impl FnMut(&GuestMemoryMmap, &Chain) -> Result<u32, E>,
     ) -> Result<bool, E> {
+        self.drain_some(limit, |memory, chain| serve(memory, chain).map(Some))
+    }
+
+    /// The same for a device that cannot answer every chain at once: where `serve` returns nothing the chain stays out,
+    /// to be given back later with [`give_back`](Self::give_back).
+    ///
+    /// # Errors
+    /// What `serve` gave, or when the driver broke a rule; the queue cannot go on.
+    pub fn drain_some<E: From<QueueError>>(
+        &mut self,
+        limit: u16,
+        mut serve: impl FnMut(&GuestMemoryMmap, &Chain) -> Result<Option<u32>, E>,
+    ) -> Result<bool, E> {
         let Self { ring, memory, interrupt, chain } = self;
         let areas = Areas::locate(memory, ring)?;
         let mut left = limit;
         loop {
             ring.disable_kicks(&areas)?;
             while left > 0 && ring.pop(&areas, memory, chain)? {
-                let written = serve(memory, chain)?;
-                ring.complete(&areas, chain.head(), written)?;
+                if let Some(written) = serve(memory, chain)? {
+                    ring.complete(&areas, chain.head(), written)?;
+                }
                 left -= 1;
             }
             if ring.wants_interrupt(&areas)? {
@@ -164,8 +178,16 @@ impl Virtqueue {
     /// # Errors
     /// When the used ring is no longer guest memory.
     pub fn complete(&mut self, chain: &Chain, written: u32) -> Result<(), QueueError> {
+        self.give_back(chain.head(), written)
+    }
+
+    /// The same by the index of the chain's first descriptor, for a device that keeps no more of it.
+    ///
+    /// # Errors
+    /// When the used ring is no longer guest memory.
+    pub fn give_back(&mut self, head: u16, written: u32) -> Result<(), QueueError> {
         let areas = Areas::locate(&self.memory, &self.ring)?;
-        self.ring.complete(&areas, chain.head(), written)
+        self.ring.complete(&areas, head, written)
     }
 
     /// Interrupts the guest if it asked to be told of what was completed (2.7.7). Once per batch.

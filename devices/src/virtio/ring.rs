@@ -109,12 +109,13 @@ impl Ring {
         usize::from(index & (self.size - 1))
     }
 
-    /// Whether the driver has made anything available (2.7.13.3). An index that jumps by more than the
-    /// queue's size is a driver out of its mind, or hostile.
+    /// Whether the driver has made anything available (2.7.13.3). More chains out than the queue has entries, those
+    /// included that were not given back yet, are a driver out of its mind, or hostile.
     fn look(&mut self, areas: &Areas<'_>) -> Result<bool, QueueError> {
         self.known_avail = load(&areas.driver, IDX, Ordering::Acquire)?;
+        let out = self.next_avail.wrapping_sub(self.next_used);
         let pending = self.known_avail.wrapping_sub(self.next_avail);
-        if pending > self.size {
+        if out.checked_add(pending).is_none_or(|all| all > self.size) {
             return Err(QueueError::Ring(RingError::InvalidAvailRingIndex));
         }
         Ok(pending > 0)

@@ -378,6 +378,12 @@ impl<D: VirtioDevice + MutEventSubscriber + Send + 'static> Driver<D> {
         while self.events.run_with_timeout(0).unwrap() > 0 {}
     }
 
+    /// Waits until the device has something to do of its own accord, and lets it.
+    pub fn wait(&mut self) {
+        self.events.run().unwrap();
+        self.run();
+    }
+
     /// How many times the interrupt was raised since this was last asked.
     pub fn take_interrupts(&self) -> u64 {
         self.transport.interrupt().line().read().unwrap_or(0)

@@ -38,7 +38,7 @@ fn a_composite_disk_is_planned_from_the_open_files() {
     };
     let disk = FileSet::default().from_config(&config, "vda").unwrap();
     assert!(disk.read_only);
-    assert_eq!(devices::virtio::blk::Disk::len(&disk.disk) % 65536, 0);
+    assert_eq!(disk.disk.len() % 65536, 0);
 }
 
 /// A disk of a read-only component and one that may be written, and the directory it is in.
@@ -69,7 +69,7 @@ fn an_image_that_describes_a_composite_disk_is_served_as_that_disk() {
         let mut files = FileSet::default();
         let config = DiskConfig { image: Some(image.clone()), writable, ..Default::default() };
         let disk = files.from_config(&config, "vda").unwrap();
-        assert_eq!(devices::virtio::blk::Disk::len(&disk.disk), 8192);
+        assert_eq!(disk.disk.len(), 8192);
         assert_eq!(disk.read_only, !writable);
         // Only what the specification lets the guest write is open for it, and only on a writable disk.
         let data = dir.path().join("data");

@@ -8,8 +8,7 @@
 use std::fs::File;
 use std::sync::Arc;
 
-use super::disk::{Disk, DiskError};
-use super::iovec::GuestIovecs;
+use super::disk::{DiskError, DiskFile, Piece};
 
 /// Where an extent's bytes come from.
 #[derive(Clone, Debug)]
@@ -66,13 +65,22 @@ pub enum CompositeError {
     },
 }
 
+/// Where the bytes of an extent are.
+#[derive(Debug)]
+enum Source {
+    Bytes(Arc<[u8]>),
+    File { file: usize, offset: u64, writable: bool },
+    Zeros,
+}
+
 /// A disk made of extents.
+#[derive(Debug)]
 pub struct CompositeDisk {
-    /// Where each extent ends; apart from the extents, so that a look-up touches few cache lines.
+    /// Where each extent ends; apart from the sources, so that a look-up touches few cache lines.
     ends: Vec<u64>,
-    extents: Vec<Extent>,
-    /// Every file that can be written, once.
-    writable_files: Vec<Arc<File>>,
+    sources: Vec<Source>,
+    /// Every file, once.
+    files: Vec<DiskFile>,
 }
 
 impl CompositeDisk {
@@ -81,16 +89,18 @@ impl CompositeDisk {
     /// # Errors
     /// When they do not, or one of them is impossible.
     pub fn new(extents: Vec<Extent>) -> Result<Self, CompositeError> {
-        let mut ends = Vec::with_capacity(extents.len());
-        let mut writable_files: Vec<Arc<File>> = Vec::new();
+        let mut disk = Self {
+            ends: Vec::with_capacity(extents.len()),
+            sources: Vec::with_capacity(extents.len()),
+            files: Vec::new(),
+        };
         let mut expected = 0;
-        for (index, extent) in extents.iter().enumerate() {
-            let Extent { start, len, ref content } = *extent;
+        for (index, Extent { start, len, content }) in extents.into_iter().enumerate() {
             if start != expected {
                 return Err(CompositeError::Misplaced { index, start, expected });
             }
             let ends_within = |begin: u64| begin.checked_add(len).is_some_and(|end| end <= i64::MAX as u64);
-            let possible = match content {
+            let possible = match &content {
                 Content::Bytes(bytes) => bytes.len() as u64 == len,
                 Content::File { offset, .. } => ends_within(*offset),
                 Content::Zeros => true,
@@ -98,19 +108,18 @@ impl CompositeDisk {
             if len == 0 || !ends_within(start) || !possible {
                 return Err(CompositeError::Length { index, len });
             }
-            if let Content::File { file, writable: true, .. } = content
-                && !writable_files.iter().any(|f| Arc::ptr_eq(f, file))
-            {
-                writable_files.push(Arc::clone(file));
-            }
             expected = start + len;
-            ends.push(expected);
+            disk.ends.push(expected);
+            let source = match content {
+                Content::Bytes(bytes) => Source::Bytes(bytes),
+                Content::Zeros => Source::Zeros,
+                Content::File { file, offset, writable } => {
+                    Source::File { file: disk.take(&file, writable), offset, writable }
+                }
+            };
+            disk.sources.push(source);
         }
-        if extents.is_empty() {
-            Err(CompositeError::Empty)
-        } else {
-            Ok(Self { ends, extents, writable_files })
-        }
+        if disk.ends.is_empty() { Err(CompositeError::Empty) } else { Ok(disk) }
     }
 
     /// A disk that is the first `len` bytes of one file.
@@ -121,67 +130,67 @@ impl CompositeDisk {
         Self::new(vec![Extent { start: 0, len, content: Content::File { file, offset: 0, writable } }])
     }
 
-    /// The extent that holds byte `offset`; the number of extents when it is past the end.
-    fn find(&self, offset: u64) -> usize {
-        self.ends.partition_point(|&end| end <= offset)
-    }
-
-    /// Gives each extent its share of a request: the content, where in it, and how many bytes.
-    fn split(
-        &self,
-        buffers: &mut GuestIovecs<'_>,
-        offset: u64,
-        mut serve: impl FnMut(&mut GuestIovecs<'_>, &Content, u64, u64) -> Result<(), DiskError>,
-    ) -> Result<(), DiskError> {
-        let mut at = offset;
-        let mut index = self.find(offset);
-        while !buffers.is_empty() {
-            let extent = self.extents.get(index).ok_or(DiskError::OutOfRange { offset: at })?;
-            let within = at - extent.start;
-            let share = buffers.len().min(extent.len - within);
-            serve(buffers, &extent.content, within, share)?;
-            at += share;
-            index += 1;
+    fn take(&mut self, file: &Arc<File>, writable: bool) -> usize {
+        let index = self.files.iter().position(|known| known.is(file)).unwrap_or_else(|| {
+            self.files.push(DiskFile::new(file, false));
+            self.files.len() - 1
+        });
+        if writable {
+            self.files[index].make_writable();
         }
-        Ok(())
+        index
     }
-}
 
-impl Disk for CompositeDisk {
-    fn len(&self) -> u64 {
+    /// Length in bytes.
+    pub fn len(&self) -> u64 {
         self.ends.last().copied().unwrap_or(0)
     }
 
-    fn read_vectored_at(&self, to: &mut GuestIovecs<'_>, offset: u64) -> Result<(), DiskError> {
-        self.split(to, offset, |to, content, within, share| {
-            match content {
-                Content::File { file, offset, .. } => to.read_from(file, offset + within, share)?,
-                Content::Zeros => to.zero(share)?,
-                Content::Bytes(bytes) => {
-                    // The extent is as long as its bytes, and the share lies within it.
-                    let [within, share] = [within, share].map(|n| usize::try_from(n).unwrap_or(usize::MAX));
-                    to.copy_from(&bytes[within..within + share])?;
-                }
+    /// Never: a disk has at least one extent.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The files that hold parts of it, each once.
+    pub fn files(&self) -> &[DiskFile] {
+        &self.files
+    }
+
+    /// Where the bytes from `offset` on are, at most `len` of them and at least one; to be written if `write`.
+    ///
+    /// # Errors
+    /// When they are past the end, or to be written and cannot be.
+    pub fn piece(&self, offset: u64, len: u64, write: bool) -> Result<Piece<'_>, DiskError> {
+        let index = self.ends.partition_point(|&end| end <= offset);
+        let (Some(source), Some(end)) = (self.sources.get(index), self.ends.get(index)) else {
+            return Err(DiskError::OutOfRange { offset });
+        };
+        let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
+        let within = offset - start;
+        let len = len.min(end - offset);
+        match source {
+            Source::File { writable: false, .. } | Source::Bytes(_) | Source::Zeros if write => {
+                Err(DiskError::ReadOnly { offset })
             }
-            Ok(())
-        })
+            Source::File { file, offset, .. } => {
+                Ok(Piece::File { file: *file, offset: offset + within, len })
+            }
+            Source::Bytes(bytes) => {
+                // The extent is as long as its bytes, and the piece lies within it.
+                let [from, to] = [within, within + len].map(|n| usize::try_from(n).unwrap_or(usize::MAX));
+                Ok(Piece::Bytes(&bytes[from..to]))
+            }
+            Source::Zeros => Ok(Piece::Zeros(len)),
+        }
     }
 
-    fn write_vectored_at(&self, from: &mut GuestIovecs<'_>, offset: u64) -> Result<(), DiskError> {
-        let mut at = offset;
-        self.split(from, offset, |from, content, within, share| {
-            let Content::File { file, offset, writable: true } = content else {
-                return Err(DiskError::ReadOnly { offset: at });
-            };
-            from.write_to(file, offset + within, share)?;
-            at += share;
-            Ok(())
-        })
-    }
-
-    fn flush(&self) -> Result<(), DiskError> {
-        for file in &self.writable_files {
-            file.sync_data()?;
+    /// Makes every completed write durable, waiting for it.
+    ///
+    /// # Errors
+    /// When the host cannot.
+    pub fn flush(&self) -> Result<(), DiskError> {
+        for file in self.files.iter().filter(|file| file.is_writable()) {
+            file.sync()?;
         }
         Ok(())
     }

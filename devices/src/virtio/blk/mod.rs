@@ -1,105 +1,148 @@
-//! The block device (virtio 1.2, 5.2) over any [`Disk`].
+//! The block device (virtio 1.2, 5.2) over a [`CompositeDisk`].
 //!
 //! ```text
-//!   kick -> Virtqueue::drain -> Request::parse -> Disk (preadv, pwritev into guest memory)
-//!                            -> Request::complete: one status byte -> one interrupt per batch
+//!   kick -> Virtqueue -> Request::parse -> Task: preadv, pwritev into guest memory on the spot ──────┐
+//!                                           └─ what would wait -> Engine (io_uring, threads) -> event ┤
+//!                                                  one status byte, then one interrupt per batch <────┘
 //! ```
 //!
-//! Durability is honest: a FLUSH completes after `fdatasync`, and with a driver that did not negotiate
-//! FLUSH every write does (5.2.6.2).
+//! No byte of a request is copied by the device, and none is buffered. Durability is honest: a FLUSH completes after
+//! `fdatasync`, which begins when all changes before it have ended; with a driver that did not negotiate FLUSH every change
+//! is durable when it completes (5.2.6.2). Requests under way are at most those that the queues hold.
 
 pub mod composite;
 pub mod disk;
+pub mod engine;
 pub mod iovec;
 pub mod request;
+mod server;
+mod task;
 
 use std::io;
 use std::sync::Arc;
 
-use event_manager::{EventOps, Events, MutEventSubscriber};
+use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use virtio_bindings::virtio_blk::{
-    VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_ID_BYTES,
+    VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_MQ, VIRTIO_BLK_F_RO,
+    VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_TOPOLOGY, VIRTIO_BLK_F_WRITE_ZEROES, VIRTIO_BLK_ID_BYTES,
 };
-use vm_memory::{GuestMemoryMmap, Permissions};
+use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::queue::{Chain, QueueError, Virtqueue};
+use super::queue::{QueueError, Virtqueue};
 use super::{ActivateError, Activation, VirtioDevice, device_id, watch_kicks};
 use crate::irq::Interrupt;
 pub use composite::{CompositeDisk, CompositeError, Content, Extent};
-pub use disk::{Disk, DiskError};
-use iovec::IovecStorage;
-use request::{Operation, Request, SECTOR_SIZE, Status};
+pub use disk::{DiskError, Piece};
+pub use engine::EngineChoice;
+use request::{Limits, MAX_DISCARD_SECTORS, MAX_RANGES, MAX_ZEROES_SECTORS, SECTOR_SIZE};
+use server::Server;
 
-/// Requests that a driver may have in flight.
+/// Requests that a driver may have in flight in one queue.
 const QUEUE_SIZE: u16 = 256;
+/// Queues that a driver may use.
+pub const MAX_QUEUES: u16 = 16;
 /// Data buffers of one request: a chain has a header and a status besides.
 const SEG_MAX: u32 = QUEUE_SIZE as u32 - 2;
 /// Requests served before other devices have their turn.
 const BATCH: u16 = 128;
 const ID_BYTES: usize = VIRTIO_BLK_ID_BYTES as usize;
-/// The configuration space as far as it means something: 5.2.4 up to and with `blk_size`.
-const CONFIG_SIZE: usize = 24;
+/// The configuration space: 5.2.4 up to and with `write_zeroes_may_unmap`.
+const CONFIG_SIZE: usize = 57;
+/// A physical block is 4 KiB, the page that host files are cached in: 2 to this power logical blocks (5.2.4).
+const PHYSICAL_BLOCK_EXP: u8 = 3;
+/// The event of the engine, after those of the queues.
+const ENGINE_EVENT: u32 = u32::MAX;
+
+/// How a disk is shown to the guest, and served.
+#[derive(Clone, Debug)]
+pub struct BlockSpec {
+    /// The serial number, of which the guest sees the first 20 bytes; the log names the disk by it.
+    pub id: String,
+    /// Whether the guest may only read.
+    pub read_only: bool,
+    /// Queues that the driver may use, at least 1 and at most [`MAX_QUEUES`]; one per vCPU is best.
+    pub queues: u16,
+    /// Who waits for the files.
+    pub engine: EngineChoice,
+}
 
 /// A virtio block device.
 pub struct Block {
-    backend: Backend,
+    server: Server,
     features: u64,
     config: [u8; CONFIG_SIZE],
-    kicks: [EventFd; 1],
+    queue_sizes: Vec<u16>,
+    kicks: Vec<EventFd>,
     active: Option<Active>,
 }
 
 /// What is there while a driver uses the device.
 struct Active {
-    queue: Virtqueue,
+    /// The driver need not enable all of them.
+    queues: Vec<Option<Virtqueue>>,
+    memory: Arc<GuestMemoryMmap>,
     interrupt: Arc<Interrupt>,
     write_through: bool,
 }
 
-/// The disk, and what serving a request needs.
-struct Backend {
-    disk: Box<dyn Disk>,
-    id: [u8; ID_BYTES],
-    read_only: bool,
-    /// The capacity in bytes: whole sectors.
-    capacity: u64,
-    iovecs: IovecStorage,
-    /// An error of the host was logged; the next one would only fill the log.
-    reported: bool,
-}
-
 impl Block {
-    /// A device over `disk`, idle. The guest sees its first 20 bytes of `id` as its serial number, and as
-    /// many whole sectors as the disk has.
+    /// A device over `disk`, idle, with one queue and the best engine. The guest sees as many whole sectors as the disk has.
     ///
     /// # Errors
     /// When the process has no file descriptor left.
-    pub fn new(disk: impl Disk + 'static, id: &str, read_only: bool) -> io::Result<Self> {
-        let sectors = disk.len() / SECTOR_SIZE;
-        let mut name = [0; ID_BYTES];
-        let len = id.len().min(ID_BYTES);
-        name[..len].copy_from_slice(&id.as_bytes()[..len]);
-        let mut config = [0; CONFIG_SIZE];
-        config[0..8].copy_from_slice(&sectors.to_le_bytes());
-        config[12..16].copy_from_slice(&SEG_MAX.to_le_bytes());
-        config[20..24].copy_from_slice(&512u32.to_le_bytes());
-        let kind = if read_only { 1 << VIRTIO_BLK_F_RO } else { 1 << VIRTIO_BLK_F_FLUSH };
-        let backend = Backend {
-            disk: Box::new(disk),
-            id: name,
-            read_only,
-            capacity: sectors * SECTOR_SIZE,
-            iovecs: IovecStorage::default(),
-            reported: false,
+    pub fn new(disk: CompositeDisk, id: &str, read_only: bool) -> io::Result<Self> {
+        Self::with(disk, &BlockSpec { id: id.to_owned(), read_only, queues: 1, engine: EngineChoice::Auto })
+    }
+
+    /// A device over `disk`, idle, as `spec` says.
+    ///
+    /// # Errors
+    /// When the process has no file descriptor left, or the kernel lacks the engine that was asked for.
+    pub fn with(disk: CompositeDisk, spec: &BlockSpec) -> io::Result<Self> {
+        let queues = spec.queues.clamp(1, MAX_QUEUES);
+        let limits =
+            Limits { capacity: disk.len() / SECTOR_SIZE * SECTOR_SIZE, discard: false, write_zeroes: false };
+        let kind = if spec.read_only {
+            1 << VIRTIO_BLK_F_RO
+        } else {
+            1 << VIRTIO_BLK_F_FLUSH | 1 << VIRTIO_BLK_F_DISCARD | 1 << VIRTIO_BLK_F_WRITE_ZEROES
         };
+        let more = if queues > 1 { 1 << VIRTIO_BLK_F_MQ } else { 0 };
+        let shape = 1 << VIRTIO_BLK_F_SEG_MAX | 1 << VIRTIO_BLK_F_BLK_SIZE | 1 << VIRTIO_BLK_F_TOPOLOGY;
+        let engine = server::engine(spec.engine, &disk, queues, QUEUE_SIZE)?;
+        log::debug!("disk {}: {queues} queues, {} I/O", spec.id, engine.name());
+        let mut id = spec.id.as_bytes()[..spec.id.len().min(ID_BYTES)].to_vec();
+        id.resize(ID_BYTES, 0);
+        let mut server = Server::new(disk, &spec.id, spec.read_only, engine, limits);
+        server.id = id;
         Ok(Self {
-            backend,
-            features: kind | 1 << VIRTIO_BLK_F_SEG_MAX | 1 << VIRTIO_BLK_F_BLK_SIZE,
-            config,
-            kicks: [EventFd::new(EFD_NONBLOCK)?],
+            config: config(limits.capacity, queues, spec.read_only),
+            server,
+            features: kind | more | shape,
+            queue_sizes: vec![QUEUE_SIZE; usize::from(queues)],
+            kicks: (0..queues).map(|_| EventFd::new(EFD_NONBLOCK)).collect::<io::Result<_>>()?,
             active: None,
         })
+    }
+
+    /// Who waits for the files: `io_uring`, `threads`, or nobody (`synchronous`).
+    pub fn engine(&self) -> &'static str {
+        self.server.engine.name()
+    }
+
+    /// Leaves every request to the engine, as if nothing were ever at hand.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn defer_all(&mut self) {
+        if self.server.engine.waits() {
+            self.server.mode = task::Mode::Defer;
+        }
+    }
+
+    /// Requests that the engine has.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn under_way(&self) -> usize {
+        self.server.under_way()
     }
 
     /// Makes every completed write durable, as at the end of the VM.
@@ -107,77 +150,82 @@ impl Block {
     /// # Errors
     /// When the host cannot.
     pub fn flush(&self) -> Result<(), DiskError> {
-        self.backend.disk.flush()
+        self.server.disk.flush()
     }
 
-    fn serve(&mut self) {
-        let Some(active) = &mut self.active else { return };
-        let (backend, write_through) = (&mut self.backend, active.write_through);
-        match active.queue.drain(BATCH, |memory, chain| backend.serve(memory, chain, write_through)) {
-            Ok(false) => {}
-            Ok(true) => {
-                // Fails only when the counter is full: then the kick is there.
-                let _ = self.kicks[0].write(1);
+    fn serve(&mut self, index: usize) {
+        let Self { active: Some(active), server, .. } = self else { return };
+        let Active { queues, memory, write_through, .. } = active;
+        let Some(Some(queue)) = queues.get_mut(index) else { return };
+        let served = queue.drain_some(BATCH, |_, chain| server.serve(index, memory, chain, *write_through));
+        if let Ok(true) = served {
+            // Fails only when the counter is full: then the kick is there.
+            let _ = self.kicks[index].write(1);
+        }
+        // What the kernel had at hand after all has ended when `start` comes back.
+        self.server.start();
+        match served {
+            Ok(_) => self.reap(),
+            Err(e) => self.give_up(&e),
+        }
+    }
+
+    /// Answers what the engine has ended.
+    fn reap(&mut self) {
+        let Self { active: Some(active), server, .. } = self else { return };
+        if server.under_way() == 0 {
+            return;
+        }
+        let Active { queues, memory, .. } = active;
+        let mut told = 0_u32;
+        let mut result = server.reap(memory, |ended| {
+            told |= 1 << ended.queue;
+            match queues.get_mut(ended.queue) {
+                Some(Some(queue)) => queue.give_back(ended.head, ended.used),
+                _ => Ok(()),
             }
-            Err(e) => {
-                log::debug!("virtio-blk {}: {e}", backend.name());
-                active.interrupt.needs_reset();
-                self.active = None;
+        });
+        for (index, queue) in queues.iter_mut().enumerate() {
+            if let Some(queue) = queue
+                && told & 1 << index != 0
+            {
+                result = result.and_then(|()| queue.notify());
             }
+        }
+        if let Err(e) = result {
+            self.give_up(&e);
+        }
+    }
+
+    fn give_up(&mut self, error: &QueueError) {
+        log::debug!("virtio-blk {}: {error}", self.server.name);
+        self.server.abandon();
+        if let Some(active) = self.active.take() {
+            active.interrupt.needs_reset();
         }
     }
 }
 
-impl Backend {
-    fn name(&self) -> String {
-        let len = self.id.iter().position(|&b| b == 0).unwrap_or(ID_BYTES);
-        String::from_utf8_lossy(&self.id[..len]).into_owned()
+/// The configuration space of 5.2.4.
+fn config(capacity: u64, queues: u16, read_only: bool) -> [u8; CONFIG_SIZE] {
+    let mut config = [0; CONFIG_SIZE];
+    let mut put = |at: usize, bytes: &[u8]| config[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, &(capacity / SECTOR_SIZE).to_le_bytes());
+    put(12, &SEG_MAX.to_le_bytes());
+    put(20, &512_u32.to_le_bytes());
+    put(24, &[PHYSICAL_BLOCK_EXP]);
+    // No more is gained by larger requests than by one physical block.
+    put(26, &(1_u16 << PHYSICAL_BLOCK_EXP).to_le_bytes());
+    put(34, &queues.to_le_bytes());
+    if !read_only {
+        put(36, &MAX_DISCARD_SECTORS.to_le_bytes());
+        put(40, &MAX_RANGES.to_le_bytes());
+        put(44, &(1_u32 << PHYSICAL_BLOCK_EXP).to_le_bytes());
+        put(48, &MAX_ZEROES_SECTORS.to_le_bytes());
+        put(52, &MAX_RANGES.to_le_bytes());
+        put(56, &[1]);
     }
-
-    /// Serves one request to its end and gives the used length.
-    fn serve(
-        &mut self,
-        memory: &GuestMemoryMmap,
-        chain: &Chain,
-        write_through: bool,
-    ) -> Result<u32, QueueError> {
-        let request = Request::parse(chain, memory, self.capacity)?;
-        let (result, filled) = match request.operation() {
-            Operation::Read(offset) => {
-                let mut to = self.iovecs.gather(memory, request.data_in(), Permissions::Write)?;
-                (self.disk.read_vectored_at(&mut to, offset), request.data_len())
-            }
-            Operation::Write(offset) if self.read_only => (Err(DiskError::ReadOnly { offset }), 0),
-            Operation::Write(offset) => {
-                let mut from = self.iovecs.gather(memory, request.data_out(), Permissions::Read)?;
-                let written = self.disk.write_vectored_at(&mut from, offset);
-                (written.and_then(|()| if write_through { self.disk.flush() } else { Ok(()) }), 0)
-            }
-            Operation::Flush => (self.disk.flush(), 0),
-            Operation::GetId => {
-                let filled = request.answer(memory, &self.id)?;
-                return request.complete(memory, Status::Ok, filled);
-            }
-            Operation::OutOfRange => return request.complete(memory, Status::IoError, 0),
-            Operation::Unsupported(_) => return request.complete(memory, Status::Unsupported, 0),
-        };
-        match result {
-            Ok(()) => request.complete(memory, Status::Ok, filled),
-            Err(e) => {
-                self.report(request.operation(), &e);
-                request.complete(memory, Status::IoError, 0)
-            }
-        }
-    }
-
-    /// One line about the first error of the host. What the guest brought about itself is not for the log.
-    fn report(&mut self, operation: Operation, error: &DiskError) {
-        if let DiskError::Host(e) = error
-            && !std::mem::replace(&mut self.reported, true)
-        {
-            log::warn!("disk {}: {operation:?}: {e}; more errors of it are not logged", self.name());
-        }
-    }
+    config
 }
 
 impl VirtioDevice for Block {
@@ -190,7 +238,7 @@ impl VirtioDevice for Block {
     }
 
     fn queue_max_sizes(&self) -> &[u16] {
-        &[QUEUE_SIZE]
+        &self.queue_sizes
     }
 
     fn kicks(&self) -> &[EventFd] {
@@ -202,20 +250,31 @@ impl VirtioDevice for Block {
     }
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
-        let queue = activation.queues.into_iter().next().flatten().ok_or(ActivateError::QueueMissing(0))?;
-        let write_through = activation.features & (1 << VIRTIO_BLK_F_FLUSH) == 0;
-        self.active = Some(Active { queue, interrupt: activation.interrupt, write_through });
+        let Activation { memory, queues, interrupt, features } = activation;
+        if queues.first().is_none_or(Option::is_none) {
+            return Err(ActivateError::QueueMissing(0));
+        }
+        let has = |bit: u32| features & 1 << bit != 0;
+        self.server.limits.discard = has(VIRTIO_BLK_F_DISCARD);
+        self.server.limits.write_zeroes = has(VIRTIO_BLK_F_WRITE_ZEROES);
+        let write_through = !has(VIRTIO_BLK_F_FLUSH);
+        self.active = Some(Active { queues, memory: Arc::new(memory), interrupt, write_through });
         Ok(())
     }
 
     fn reset(&mut self) {
+        self.server.abandon();
         self.active = None;
     }
 
     fn close(&mut self) {
         self.reset();
         if let Err(error) = self.flush() {
-            log::error!("disk: what the guest wrote last may be lost: {error}");
+            let reason = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+            log::error!(
+                "disk {}: what the guest wrote last may be lost: {error}: {reason}",
+                self.server.name
+            );
         }
     }
 }
@@ -231,10 +290,19 @@ pub(super) fn copy_config(config: &[u8], offset: u64, data: &mut [u8]) {
 impl MutEventSubscriber for Block {
     fn init(&mut self, ops: &mut EventOps<'_>) {
         watch_kicks(&self.kicks, ops);
+        if let Some(event) = self.server.engine.event() {
+            let events = Events::with_data(event, ENGINE_EVENT, EventSet::IN | EventSet::EDGE_TRIGGERED);
+            if let Err(e) = ops.add(events) {
+                log::error!("watch the disk's engine: {e}; the disk will not be served");
+            }
+        }
     }
 
-    fn process(&mut self, _events: Events, _ops: &mut EventOps<'_>) {
-        self.serve();
+    fn process(&mut self, events: Events, _ops: &mut EventOps<'_>) {
+        match events.data() {
+            ENGINE_EVENT => self.reap(),
+            queue => self.serve(usize::try_from(queue).unwrap_or(usize::MAX)),
+        }
     }
 }
 

@@ -1,24 +1,43 @@
 //! A block request, read from its chain once (virtio 1.2, 5.2.6):
 //!
 //! ```text
-//!   readable: type u32 | reserved u32 | sector u64 | data of a write ..
+//!   readable: type u32 | reserved u32 | sector u64 | data of a write, or ranges { sector u64, count u32, flags u32 } ..
 //!   writable: data of a read ..                    | status u8
 //! ```
 
 use virtio_bindings::virtio_blk::{
-    VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID,
-    VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
+    VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP, VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_FLUSH,
+    VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_WRITE_ZEROES,
+    VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP,
 };
-use vm_memory::GuestMemoryMmap;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::virtio::queue::{Buffer, Chain, QueueError, slices};
 
 /// Bytes of a sector, whatever the block size (5.2.6).
 pub const SECTOR_SIZE: u64 = 512;
+/// Ranges that one request may discard or zero.
+pub const MAX_RANGES: u32 = 16;
+/// Sectors of one range to discard: 1 GiB, which file systems do at once.
+pub const MAX_DISCARD_SECTORS: u32 = 1 << 21;
+/// Sectors of one range to zero: 64 MiB, which may have to be written.
+pub const MAX_ZEROES_SECTORS: u32 = 1 << 17;
 const HEADER_SIZE: usize = 16;
+const RANGE_SIZE: usize = 16;
+
+/// A range of the disk, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// Where it begins.
+    pub offset: u64,
+    /// How long it is.
+    pub len: u64,
+    /// Whether it may be deallocated rather than written.
+    pub unmap: bool,
+}
 
 /// What the driver wants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Operation {
     /// Fill the data from the disk at this byte.
     Read(u64),
@@ -28,9 +47,13 @@ pub enum Operation {
     Flush,
     /// Tell the disk's name.
     GetId,
+    /// Forget what is in these ranges.
+    Discard(Vec<Range>),
+    /// Make these ranges zeros.
+    WriteZeroes(Vec<Range>),
     /// A sector, or an amount of data, that no disk of this length has.
     OutOfRange,
-    /// A type that was not offered.
+    /// A type, or a flag, that was not offered.
     Unsupported(u32),
 }
 
@@ -56,51 +79,104 @@ impl Status {
     }
 }
 
+/// What requests are checked against.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes of the disk, whole sectors.
+    pub capacity: u64,
+    /// Whether DISCARD was negotiated.
+    pub discard: bool,
+    /// Whether WRITE_ZEROES was negotiated.
+    pub write_zeroes: bool,
+}
+
+impl Limits {
+    /// The first byte of `len` bytes from `sector` on, if they are whole sectors of the disk.
+    fn place(&self, sector: u64, len: u64) -> Option<u64> {
+        let offset = sector.checked_mul(SECTOR_SIZE)?;
+        let end = offset.checked_add(len)?;
+        (len.is_multiple_of(SECTOR_SIZE) && end <= self.capacity).then_some(offset)
+    }
+}
+
+/// How to answer a request, whatever becomes of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Answer {
+    head: u16,
+    status_at: GuestAddress,
+    /// Writable bytes before the status.
+    room: u32,
+}
+
+impl Answer {
+    /// Index of the chain's first descriptor.
+    pub fn head(&self) -> u16 {
+        self.head
+    }
+
+    /// Writes the status, which is the last writable byte, and gives the used length, that is how many bytes from the
+    /// front were written (2.7.8.2); `filled` bytes of data were.
+    ///
+    /// # Errors
+    /// When guest memory is gone.
+    pub fn give(self, memory: &GuestMemoryMmap, status: Status, filled: u64) -> Result<u32, QueueError> {
+        memory
+            .write_obj(status.byte(), self.status_at)
+            .map_err(|_| QueueError::Buffer { addr: self.status_at.0, len: 1 })?;
+        // Without all of the data the status is not part of what was written from the front.
+        let room = u64::from(self.room);
+        let written = if filled >= room { room + 1 } else { filled };
+        Ok(u32::try_from(written).unwrap_or(u32::MAX))
+    }
+}
+
 /// A request whose header was read and checked against the disk's length.
 #[derive(Debug)]
 pub struct Request<'c> {
     chain: &'c Chain,
-    operation: Operation,
+    /// What to do.
+    pub operation: Operation,
     /// Bytes of data that the operation moves.
-    data_len: u64,
+    pub data_len: u64,
+    /// How to answer.
+    pub answer: Answer,
 }
 
 impl<'c> Request<'c> {
-    /// Reads the header of `chain`, for a disk of `capacity` bytes.
+    /// Reads the header of `chain`.
     ///
     /// # Errors
     /// When the chain has no room for a status, so that it cannot be answered, or no whole header.
-    pub fn parse(chain: &'c Chain, memory: &GuestMemoryMmap, capacity: u64) -> Result<Self, QueueError> {
+    pub fn parse(chain: &'c Chain, memory: &GuestMemoryMmap, limits: &Limits) -> Result<Self, QueueError> {
         let head = chain.head();
-        if chain.writable_len() == 0 {
+        let Some(data_in) = chain.writable_len().checked_sub(1) else {
             return Err(QueueError::NoRoom { head, what: "a status" });
-        }
+        };
         let mut header = [0; HEADER_SIZE];
         if chain.read_at(memory, 0, &mut header)? != HEADER_SIZE {
             return Err(QueueError::NoRoom { head, what: "a request header" });
         }
         let [a, b, c, d, _, _, _, _, sector @ ..] = header;
         let (kind, sector) = (u32::from_le_bytes([a, b, c, d]), u64::from_le_bytes(sector));
-        let data_in = chain.writable_len() - 1;
         let data_out = chain.readable_len() - HEADER_SIZE as u64;
-        let place = |len: u64| {
-            let offset = sector.checked_mul(SECTOR_SIZE)?;
-            let end = offset.checked_add(len)?;
-            (len.is_multiple_of(SECTOR_SIZE) && end <= capacity).then_some(offset)
-        };
+        let place = |len| limits.place(sector, len);
         let (operation, data_len) = match kind {
             VIRTIO_BLK_T_IN => (place(data_in).map_or(Operation::OutOfRange, Operation::Read), data_in),
             VIRTIO_BLK_T_OUT => (place(data_out).map_or(Operation::OutOfRange, Operation::Write), data_out),
             VIRTIO_BLK_T_FLUSH => (Operation::Flush, 0),
             VIRTIO_BLK_T_GET_ID => (Operation::GetId, data_in),
+            VIRTIO_BLK_T_DISCARD if limits.discard => (ranges(chain, memory, limits, kind)?, 0),
+            VIRTIO_BLK_T_WRITE_ZEROES if limits.write_zeroes => (ranges(chain, memory, limits, kind)?, 0),
             other => (Operation::Unsupported(other), 0),
         };
-        Ok(Self { chain, operation, data_len })
-    }
-
-    /// What to do.
-    pub fn operation(&self) -> Operation {
-        self.operation
+        // A chain is less than 4 GiB, and each of its buffers lies in guest memory.
+        let last = chain.writable().last().copied().unwrap_or_default();
+        let answer = Answer {
+            head,
+            status_at: GuestAddress(last.addr.0 + u64::from(last.len) - 1),
+            room: u32::try_from(data_in).unwrap_or(u32::MAX),
+        };
+        Ok(Self { chain, operation, data_len, answer })
     }
 
     /// The guest's buffers that a read fills.
@@ -122,26 +198,49 @@ impl<'c> Request<'c> {
     ///
     /// # Errors
     /// When guest memory is gone.
-    pub fn answer(&self, memory: &GuestMemoryMmap, bytes: &[u8]) -> Result<u64, QueueError> {
+    pub fn fill(&self, memory: &GuestMemoryMmap, bytes: &[u8]) -> Result<u64, QueueError> {
         let len = bytes.len().min(self.data_size());
         self.chain.write_at(memory, 0, &bytes[..len]).map(|n| n as u64)
     }
+}
 
-    /// Ends the request: writes the status, which is the last writable byte, and gives the used length, that
-    /// is how many bytes from the front were written (2.7.8.2); `filled` bytes of data were.
-    ///
-    /// # Errors
-    /// When guest memory is gone.
-    pub fn complete(self, memory: &GuestMemoryMmap, status: Status, filled: u64) -> Result<u32, QueueError> {
-        let at = self.chain.writable_len() - 1;
-        self.chain.write_at(memory, at, &[status.byte()])?;
-        // Without all of the data the status is not part of what was written from the front.
-        let written = if filled >= at { at + 1 } else { filled };
-        Ok(u32::try_from(written).unwrap_or(u32::MAX))
+/// The ranges of a request to discard or to write zeros (5.2.6.2): an unknown flag, and unmap for a discard, are not
+/// supported; too many ranges, or one that is too long or not on the disk, are an error.
+fn ranges(
+    chain: &Chain,
+    memory: &GuestMemoryMmap,
+    limits: &Limits,
+    kind: u32,
+) -> Result<Operation, QueueError> {
+    let mut data = [0; MAX_RANGES as usize * RANGE_SIZE];
+    let len = chain.readable_len() - HEADER_SIZE as u64;
+    let whole = usize::try_from(len).ok().filter(|&len| len > 0 && len.is_multiple_of(RANGE_SIZE));
+    let Some(data) = whole.and_then(|len| data.get_mut(..len)) else { return Ok(Operation::OutOfRange) };
+    chain.read_at(memory, HEADER_SIZE as u64, data)?;
+    let (known, max) = match kind {
+        VIRTIO_BLK_T_DISCARD => (0, MAX_DISCARD_SECTORS),
+        _ => (VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP, MAX_ZEROES_SECTORS),
+    };
+    let mut ranges = Vec::with_capacity(data.len() / RANGE_SIZE);
+    let mut on_disk = true;
+    for range in data.as_chunks::<RANGE_SIZE>().0 {
+        let [s0, s1, s2, s3, s4, s5, s6, s7, n0, n1, n2, n3, flags @ ..] = *range;
+        let (sector, count) =
+            (u64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7]), u32::from_le_bytes([n0, n1, n2, n3]));
+        let flags = u32::from_le_bytes(flags);
+        if flags & !known != 0 {
+            return Ok(Operation::Unsupported(kind));
+        }
+        let len = u64::from(count) * SECTOR_SIZE;
+        match limits.place(sector, len).filter(|_| count <= max) {
+            Some(_) if len == 0 => {}
+            Some(offset) => ranges.push(Range { offset, len, unmap: flags != 0 }),
+            None => on_disk = false,
+        }
     }
-
-    /// Bytes of data that the request moves.
-    pub fn data_len(&self) -> u64 {
-        self.data_len
-    }
+    Ok(match kind {
+        _ if !on_disk => Operation::OutOfRange,
+        VIRTIO_BLK_T_DISCARD => Operation::Discard(ranges),
+        _ => Operation::WriteZeroes(ranges),
+    })
 }

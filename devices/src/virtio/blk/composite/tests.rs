@@ -1,22 +1,12 @@
 use super::*;
-use crate::virtio::blk::iovec::IovecStorage;
-use crate::virtio::queue::Buffer;
-use crate::virtio::testing::guest_memory;
 use proptest::prelude::*;
-use std::io::{ErrorKind, Read, Seek, Write};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, Permissions};
+use std::io::Write;
+use std::os::unix::fs::FileExt;
 
 fn file_of(bytes: &[u8]) -> Arc<File> {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(bytes).unwrap();
     Arc::new(file)
-}
-
-fn contents_of(mut file: &File) -> Vec<u8> {
-    let mut bytes = vec![];
-    file.rewind().unwrap();
-    file.read_to_end(&mut bytes).unwrap();
-    bytes
 }
 
 /// The lengths as extents in order.
@@ -30,36 +20,23 @@ fn in_order(parts: Vec<(u64, Content)>) -> Vec<Extent> {
     parts.into_iter().map(&mut place).collect()
 }
 
-/// A request of two buffers over `len` bytes.
-fn buffers(len: u32) -> impl Iterator<Item = Buffer> {
-    let first = len / 3;
-    let all = [(0x1000, first), (0x8000, len - first)];
-    all.into_iter().filter(|p| p.1 > 0).map(|(addr, len)| Buffer { addr: GuestAddress(addr), len })
-}
-
-fn read(disk: &dyn Disk, memory: &GuestMemoryMmap, offset: u64, len: u32) -> Result<Vec<u8>, DiskError> {
-    let mut storage = IovecStorage::default();
-    let mut iovecs = storage.gather(memory, buffers(len), Permissions::Write).unwrap();
-    disk.read_vectored_at(&mut iovecs, offset)?;
+/// The bytes at `offset`, piece by piece.
+fn read(disk: &CompositeDisk, offset: u64, len: u64) -> Result<Vec<u8>, DiskError> {
     let mut bytes = vec![];
-    for buffer in buffers(len) {
-        let mut part = vec![0; buffer.len as usize];
-        memory.read_slice(&mut part, buffer.addr).unwrap();
-        bytes.extend(part);
+    while (bytes.len() as u64) < len {
+        let done = bytes.len() as u64;
+        match disk.piece(offset + done, len - done, false)? {
+            Piece::Bytes(part) => bytes.extend(part),
+            Piece::Zeros(count) => bytes.resize(bytes.len() + usize::try_from(count).unwrap(), 0),
+            Piece::File { file, offset, len } => {
+                let mut part = vec![0; usize::try_from(len).unwrap()];
+                assert!(disk.files()[file].fd() >= 0);
+                disk.files()[file].file.read_exact_at(&mut part, offset).unwrap();
+                bytes.extend(part);
+            }
+        }
     }
     Ok(bytes)
-}
-
-fn write(disk: &dyn Disk, memory: &GuestMemoryMmap, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
-    let mut at = 0;
-    let len = u32::try_from(bytes.len()).unwrap();
-    for buffer in buffers(len) {
-        memory.write_slice(&bytes[at..at + buffer.len as usize], buffer.addr).unwrap();
-        at += buffer.len as usize;
-    }
-    let mut storage = IovecStorage::default();
-    let mut iovecs = storage.gather(memory, buffers(len), Permissions::Read).unwrap();
-    disk.write_vectored_at(&mut iovecs, offset)
 }
 
 /// A part of a disk, and the bytes it stands for.
@@ -77,58 +54,20 @@ fn part() -> impl Strategy<Value = (Content, Vec<u8>)> {
 
 proptest! {
     #[test]
-    fn a_read_anywhere_gives_the_bytes_of_the_extents(
-        parts in prop::collection::vec(part(), 1..12), reads in prop::collection::vec((0u64..3000, 1u32..2000), 1..20),
+    fn pieces_are_the_bytes_of_the_extents(
+        parts in prop::collection::vec(part(), 1..12), reads in prop::collection::vec((0u64..3000, 1u64..2000), 1..20),
     ) {
         let flat: Vec<u8> = parts.iter().flat_map(|(_, bytes)| bytes.clone()).collect();
         let extents = parts.into_iter().map(|(content, bytes)| (bytes.len() as u64, content)).collect();
         let disk = CompositeDisk::new(in_order(extents)).unwrap();
         prop_assert_eq!(disk.len(), flat.len() as u64);
-        let memory = guest_memory();
         for (offset, len) in reads {
             let start = usize::try_from(offset).unwrap();
-            match (read(&disk, &memory, offset, len), flat.get(start..start + len as usize)) {
+            match (read(&disk, offset, len), flat.get(start..start + usize::try_from(len).unwrap())) {
                 (Ok(bytes), Some(expected)) => prop_assert_eq!(bytes, expected),
                 (Err(DiskError::OutOfRange { .. }), None) => {}
                 (result, expected) => prop_assert!(false, "{result:?} but {expected:?}"),
             }
-        }
-    }
-
-    #[test]
-    fn a_write_changes_files_within_their_extents_only(
-        parts in prop::collection::vec(part(), 1..8), writes in prop::collection::vec((0u64..2000, prop::collection::vec(any::<u8>(), 1..500)), 1..8),
-    ) {
-        // Each byte that a write may reach, by its place on the disk: the file and the place in it.
-        let mut flat = vec![];
-        let mut files = vec![];
-        for (content, bytes) in &parts {
-            if let Content::File { file, offset, .. } = content {
-                let offset = usize::try_from(*offset).unwrap();
-                flat.extend((0..bytes.len()).map(|i| Some((files.len(), offset + i))));
-                files.push((Arc::clone(file), contents_of(file)));
-            } else {
-                flat.extend(bytes.iter().map(|_| None));
-            }
-        }
-        let extents = parts.into_iter().map(|(content, bytes)| (bytes.len() as u64, content)).collect();
-        let disk = CompositeDisk::new(in_order(extents)).unwrap();
-        let memory = guest_memory();
-        for (offset, bytes) in writes {
-            let start = usize::try_from(offset).unwrap();
-            let places: Vec<_> = (start..start + bytes.len()).map(|i| flat.get(i).copied().flatten()).collect();
-            let result = write(&disk, &memory, offset, &bytes);
-            prop_assert_eq!(result.is_ok(), places.iter().all(Option::is_some), "{:?}", result);
-            // What lies before the first byte that cannot be written may have been.
-            let first_bad = places.iter().position(Option::is_none).unwrap_or(places.len());
-            for (place, byte) in places.iter().zip(&bytes).take(first_bad) {
-                let (file, at) = place.unwrap();
-                files[file].1[at] = *byte;
-            }
-        }
-        disk.flush().unwrap();
-        for (file, expected) in &files {
-            prop_assert_eq!(&contents_of(file), expected);
         }
     }
 }
@@ -168,37 +107,28 @@ fn lengths_are_possible() {
 }
 
 #[test]
-fn a_file_cut_short_under_the_disk_is_a_host_error() {
-    let file = file_of(&[1; 1024]);
-    let disk = CompositeDisk::from_file(Arc::clone(&file), 1024, false).unwrap();
-    let memory = guest_memory();
-    assert_eq!(read(&disk, &memory, 512, 512).unwrap(), [1; 512]);
-    file.set_len(700).unwrap();
-    let error = read(&disk, &memory, 512, 512).unwrap_err();
-    assert!(matches!(error, DiskError::Host(e) if e.kind() == ErrorKind::UnexpectedEof));
-    assert_eq!(read(&disk, &memory, 0, 512).unwrap(), [1; 512]);
-}
-
-#[test]
-fn a_part_that_is_not_writable_says_where() {
+fn what_is_not_writable_says_where() {
     let file = file_of(&[1; 512]);
-    let part = |writable| Content::File { file: Arc::clone(&file), offset: 0, writable };
-    let disk = CompositeDisk::new(in_order(vec![(256, part(true)), (256, part(false))])).unwrap();
-    let memory = guest_memory();
-    write(&disk, &memory, 0, &[2; 256]).unwrap();
-    let error = write(&disk, &memory, 200, &[3; 100]).unwrap_err();
-    assert!(matches!(error, DiskError::ReadOnly { offset: 256 }), "{error:?}");
-    let error = write(&disk, &memory, 300, &[3; 100]).unwrap_err();
-    assert!(matches!(error, DiskError::ReadOnly { offset: 300 }), "{error:?}");
+    let part = |writable| (256, Content::File { file: Arc::clone(&file), offset: 0, writable });
+    let parts = vec![part(true), part(false), (16, Content::Zeros), (2, Content::Bytes([1, 2].into()))];
+    let disk = CompositeDisk::new(in_order(parts)).unwrap();
+    assert_eq!(disk.piece(200, 100, true).unwrap(), Piece::File { file: 0, offset: 200, len: 56 });
+    for at in [256, 300, 512, 528, 529] {
+        let error = disk.piece(at, 1, true).unwrap_err();
+        assert!(matches!(error, DiskError::ReadOnly { offset } if offset == at), "{error:?}");
+        disk.piece(at, 1, false).unwrap();
+    }
+    assert!(matches!(disk.piece(530, 1, true), Err(DiskError::OutOfRange { offset: 530 })));
 }
 
 #[test]
-fn each_writable_file_is_flushed_once() {
+fn each_file_is_known_once_and_writable_if_any_part_is() {
     let file = file_of(&[1; 512]);
     let part = |offset, writable| (256, Content::File { file: Arc::clone(&file), offset, writable });
     let other = (4, Content::File { file: file_of(b"once"), offset: 0, writable: false });
     let disk =
-        CompositeDisk::new(in_order(vec![part(0, true), part(256, true), part(0, false), other])).unwrap();
-    assert_eq!(disk.writable_files.len(), 1);
+        CompositeDisk::new(in_order(vec![part(0, false), part(256, true), part(0, false), other])).unwrap();
+    let writable: Vec<bool> = disk.files().iter().map(DiskFile::is_writable).collect();
+    assert_eq!(writable, [true, false]);
     disk.flush().unwrap();
 }
