@@ -26,6 +26,10 @@ pub const SERIAL_SIZE: u64 = 8;
 pub const COM1_BASE: u64 = 0x3f8;
 /// Interrupt of COM1.
 pub const COM1_GSI: u32 = 4;
+/// First port of COM2, whose interrupt is [`COM2_GSI`].
+pub const COM2_BASE: u64 = 0x2f8;
+/// Interrupt of COM2.
+pub const COM2_GSI: u32 = 3;
 
 /// How long gathered output waits at most before it is passed on.
 pub const FLUSH_DELAY: Duration = Duration::from_millis(5);

@@ -82,6 +82,30 @@ pub fn print_often(line: &[u8], times: u32) -> Vec<u8> {
     ])
 }
 
+/// Writes `line` to COM2, then a reset.
+pub fn say_failure(line: &[u8]) -> Vec<u8> {
+    let mut code = vec![0xba, 0xf8, 0x02, 0x00, 0x00]; // mov edx, 0x2f8
+    for byte in line {
+        code.extend([0xb0, *byte, 0xee]); // mov al, byte; out dx, al
+    }
+    join(&[&code, RESET])
+}
+
+/// Sends back what COM1 receives, up to the end of a line, then a reset.
+pub fn echo_line() -> Vec<u8> {
+    join(&[
+        &[0xba, 0xfd, 0x03, 0, 0], // 1: mov edx, 0x3fd
+        &[0xec],                   //    in al, dx
+        &[0xa8, 0x01],             //    test al, 1        data ready
+        &[0x74, 0xf6],             //    jz 1b
+        &[0xba, 0xf8, 0x03, 0, 0], //    mov edx, 0x3f8
+        &[0xec, 0xee],             //    in al, dx; out dx, al
+        &[0x3c, b'\n'],            //    cmp al, '\n'
+        &[0x75, 0xeb],             //    jne 1b
+        RESET,
+    ])
+}
+
 /// `READY\n`, then spins in the guest.
 pub fn spin() -> Vec<u8> {
     join(&[&put_bytes(b"READY\n"), SPIN])

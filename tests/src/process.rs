@@ -131,6 +131,14 @@ impl Place {
     /// # Panics
     /// When it cannot be started.
     pub fn command(&self, command: &mut Command) -> Running {
+        self.command_reading(command, Stdio::null())
+    }
+
+    /// Starts any program in the same way, but with `stdin`.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn command_reading(&self, command: &mut Command, stdin: Stdio) -> Running {
         let keep = ["PATH", "KAPSEL_OS_DIR", "LD_LIBRARY_PATH"];
         let kept: Vec<_> = keep.iter().filter_map(|k| std::env::var_os(k).map(|v| (*k, v))).collect();
         command
@@ -140,7 +148,7 @@ impl Place {
             .env("TMPDIR", self.path().join("tmp"))
             .env("XDG_RUNTIME_DIR", self.path().join("run"))
             .env("HOME", self.path().join("home"))
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|e| panic!("start {command:?}: {e}"));

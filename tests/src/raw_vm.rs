@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
 use crate::elf;
-use crate::process::{Ended, Place, Running};
+use crate::process::{Ended, Place, Running, vmm_executable};
 
 /// A directory with a kernel and a `vm.json`, run with `vmm --raw-config vm.json`.
 #[derive(Debug)]
@@ -52,6 +53,17 @@ impl RawVm {
         let mut args = vec!["--raw-config".to_owned(), "vm.json".to_owned()];
         args.extend(self.args.iter().cloned());
         self.place.vmm(&args)
+    }
+
+    /// Starts the VM with a terminal's place taken by `stdin`.
+    ///
+    /// # Panics
+    /// When that fails.
+    pub fn start_reading(&self, stdin: Stdio) -> Running {
+        self.write_config();
+        let mut command = Command::new(vmm_executable());
+        command.args(["--interactive", "--raw-config", "vm.json"]).args(&self.args);
+        self.place.command_reading(&mut command, stdin)
     }
 
     /// Runs the VM to its end and checks that it left nothing behind.

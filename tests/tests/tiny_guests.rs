@@ -2,8 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+use std::fs::File;
 use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use serde_json::json;
 use tests::process::vmm_executable;
@@ -58,6 +59,50 @@ fn much_output_arrives_whole_and_in_order() {
     let ended = RawVm::new(&guests::print_often(&line, 64)).run();
     assert!(ended.stdout == line.repeat(64), "{} bytes, {}", ended.stdout.len(), ended.stderr);
     assert_eq!(ended.status, 0);
+}
+
+#[test]
+fn the_failure_line_says_why_a_guest_ended() {
+    if !kvm_for("the_failure_line_says_why_a_guest_ended") {
+        return;
+    }
+    let ended = RawVm::new(&guests::say_failure(b"MICRODROID_PAYLOAD_HAS_CHANGED|another one\r\n")).run();
+    assert_eq!((ended.text().as_str(), ended.status), ("", 125), "{ended:?}");
+    assert!(
+        ended.stderr.contains("reason 12 MICRODROID_PAYLOAD_HAS_CHANGED: another one"),
+        "{}",
+        ended.stderr
+    );
+}
+
+#[test]
+fn what_is_typed_reaches_the_guest() {
+    if !kvm_for("what_is_typed_reaches_the_guest") {
+        return;
+    }
+    let vm = RawVm::new(&guests::echo_line());
+    let typed = vm.place.file("typed", b"\x01x is no way out of a file\nnot read");
+    let ended = vm.start_reading(File::open(typed).unwrap().into()).wait();
+    assert_eq!((ended.text().as_str(), ended.status), ("\x01x is no way out of a file\n", 0), "{ended:?}");
+    // A guest that gets nothing is none that has come to an end.
+    let running = vm.start_reading(Stdio::null());
+    running.signal(libc::SIGTERM);
+    assert_eq!(running.wait().status, 143);
+}
+
+#[test]
+fn a_reader_that_is_absent_does_not_hold_the_guest_up() {
+    if !kvm_for("a_reader_that_is_absent_does_not_hold_the_guest_up") {
+        return;
+    }
+    let line: Vec<u8> = (b' '..=b'~').cycle().take(1023).chain([b'\n']).collect();
+    // A pipe takes 64 KiB, and 64 more wait: the rest of 256 is dropped.
+    let vm = RawVm::new(&guests::print_often(&line, 256));
+    let pipe = vm.place.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let ended = vm.arg("--console=pipe").arg("--log=pipe").arg("--output-buffer=64").run();
+    assert_eq!(ended.status, 0, "{ended:?}");
+    assert!(ended.stderr.contains(" bytes were dropped, its reader did not keep up"), "{}", ended.stderr);
 }
 
 #[test]

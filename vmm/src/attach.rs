@@ -20,6 +20,8 @@ pub enum Slot {
     Rng,
     /// The socket device.
     Vsock,
+    /// The console device, which carries the payload's log.
+    Console,
     /// The n-th disk.
     Disk(u8),
 }
@@ -32,7 +34,8 @@ impl Slot {
         match self {
             Self::Rng => 0,
             Self::Vsock => 1,
-            // 2 to 5 are for devices to come.
+            Self::Console => 2,
+            // 3 to 5 are for devices to come.
             Self::Disk(n) => 6 + n,
         }
     }
@@ -96,9 +99,15 @@ pub fn attach<D: VirtioDevice + 'static>(
     vm.register_irqfd(transport.interrupt().line(), slot.gsi())
         .map_err(|e| AttachError::Kvm("KVM_IRQFD", e))?;
     let notify = IoEventAddress::Mmio(slot.base() + QUEUE_NOTIFY);
-    for (queue, kick) in (0_u32..).zip(device.lock().unwrap_or_else(PoisonError::into_inner).kicks()) {
+    let device = device.lock().unwrap_or_else(PoisonError::into_inner);
+    for (index, kick) in device.kicks().iter().enumerate() {
+        if device.serves_at_once(index) {
+            continue; // the access itself reaches the device
+        }
+        let queue = u32::try_from(index).unwrap_or(u32::MAX);
         vm.register_ioevent(kick, &notify, queue).map_err(|e| AttachError::Kvm("KVM_IOEVENTFD", e))?;
     }
+    drop(device);
     Ok(mmio.insert(slot.base(), slots::SIZE, transport)?)
 }
 

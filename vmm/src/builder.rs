@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use devices::virtio::VirtioDevice;
 use devices::virtio::blk::Block;
+use devices::virtio::console::Console;
 use devices::virtio::rng::Rng;
 use devices::virtio::vsock::{Vsock, VsockConfig, VsockError};
 use devices::{AcpiPm, Bus, Cmos, I8042, Power, PvPanic, SerialPort};
@@ -19,11 +20,12 @@ use crate::attach::{AttachError, MAX_DISKS, Slot, attach};
 use crate::disks::OpenDisk;
 use crate::event_loop::{PayloadWatch, Subscriber};
 use crate::exit::StopSlot;
+use crate::failure::FailureLine;
 use crate::gate::Gate;
 use crate::guest::Door;
 use crate::loading;
 use crate::memory::{self, MemoryError};
-use crate::output::Output;
+use crate::output::{Output, Sink, Writer};
 use crate::spec::VmSpec;
 use crate::vcpu::VcpuContext;
 use crate::vm::Vm;
@@ -74,6 +76,8 @@ struct Platform {
     power: Arc<Power>,
     button: Arc<AcpiPm>,
     serial: Arc<SerialPort>,
+    failure: Arc<SerialPort>,
+    failure_line: FailureLine,
 }
 
 /// Builds the VM, whose console and payload log go to `output`; it is paused.
@@ -101,15 +105,15 @@ pub fn build(kvm: &Kvm, spec: VmSpec, output: Output) -> Result<Vm, BuildError> 
         })
         .collect::<Result<Vec<_>, BuildError>>()?;
 
-    let platform = platform(&vm, output.clone())?;
+    let platform = platform(&vm, &output)?;
     let mut machine = Machine {
         vm: &vm,
         memory: &memory,
         mmio: Bus::new(),
-        devices: vec![platform.serial.clone()],
+        devices: vec![platform.serial.clone(), platform.failure.clone()],
         virtio: Vec::new(),
     };
-    let watch = machine.add_virtio(spec.disks, spec.vsock, spec.payload_timeout)?;
+    let watch = machine.add_virtio(spec.disks, output.log(), spec.vsock, spec.payload_timeout)?;
     let Machine { mmio, devices, virtio, .. } = machine;
 
     let stop = StopSlot::new().map_err(|e| BuildError::Device("stop event", e))?;
@@ -123,6 +127,8 @@ pub fn build(kvm: &Kvm, spec: VmSpec, output: Output) -> Result<Vm, BuildError> 
         context: Arc::new(context),
         button: platform.button,
         serial: platform.serial,
+        failure: platform.failure,
+        failure_line: platform.failure_line,
         output,
         watch,
         memory,
@@ -130,10 +136,14 @@ pub fn build(kvm: &Kvm, spec: VmSpec, output: Output) -> Result<Vm, BuildError> 
     })
 }
 
-fn platform(vm: &VmFd, output: Output) -> Result<Platform, BuildError> {
-    let (serial, interrupt) =
-        SerialPort::new(Box::new(output)).map_err(|e| BuildError::Device("serial port", e))?;
+fn platform(vm: &VmFd, output: &Output) -> Result<Platform, BuildError> {
+    let (serial, interrupt) = SerialPort::new(Box::new(Writer(Arc::clone(output.console()))))
+        .map_err(|e| BuildError::Device("serial port", e))?;
     vm.register_irqfd(&interrupt, ports::COM1_GSI).map_err(|e| BuildError::Kvm("KVM_IRQFD", e))?;
+    let failure_line = FailureLine::default();
+    let (failure, interrupt) = SerialPort::new(Box::new(failure_line.clone()))
+        .map_err(|e| BuildError::Device("second serial port", e))?;
+    vm.register_irqfd(&interrupt, ports::COM2_GSI).map_err(|e| BuildError::Kvm("KVM_IRQFD", e))?;
     let power = Arc::new(Power::default());
     let button =
         AcpiPm::new(Arc::clone(&power)).map_err(|e| BuildError::Device("power management registers", e))?;
@@ -143,11 +153,12 @@ fn platform(vm: &VmFd, output: Output) -> Result<Platform, BuildError> {
     let mut insert =
         |what, (base, len), device| bus.insert(base, len, device).map_err(|e| BuildError::Bus(what, e));
     insert("serial port", ports::COM1, serial.clone())?;
+    insert("second serial port", ports::COM2, failure.clone())?;
     insert("reset controller", ports::I8042, Arc::new(I8042::new(Arc::clone(&power))))?;
     insert("power management registers", ports::ACPI_PM, button.clone())?;
     insert("panic device", ports::PVPANIC, Arc::new(PvPanic::new(Arc::clone(&power))))?;
     insert("clock", ports::CMOS, Arc::new(Cmos::new()))?;
-    Ok(Platform { ports: bus, power, button, serial })
+    Ok(Platform { ports: bus, power, button, serial, failure, failure_line })
 }
 
 struct Machine<'a> {
@@ -174,6 +185,7 @@ impl Machine<'_> {
     fn add_virtio(
         &mut self,
         disks: Vec<OpenDisk>,
+        log: &Arc<Sink>,
         vsock: Option<VsockConfig>,
         payload_timeout: Option<Duration>,
     ) -> Result<Option<PayloadWatch>, BuildError> {
@@ -182,6 +194,9 @@ impl Machine<'_> {
                 Block::new(disk.disk, &disk.id, disk.read_only).map_err(|e| BuildError::Device("disk", e))?;
             self.add("disk", Slot::Disk(n), block)?;
         }
+        let console = Console::new(Box::new(Writer(Arc::clone(log))))
+            .map_err(|e| BuildError::Device("console device", e))?;
+        self.add("console device", Slot::Console, console)?;
         let rng = Rng::new().map_err(|e| BuildError::Device("entropy device", e))?;
         self.add("entropy device", Slot::Rng, rng)?;
         let Some(config) = vsock else { return Ok(None) };

@@ -16,6 +16,7 @@ use crate::host::{self, HostKind};
 use crate::outputs::Outputs;
 use crate::prepare::{self, Prepared};
 use crate::report::Report;
+use crate::terminal::Terminal;
 use crate::{logger, os, software};
 
 /// Runs the native code of a signed app bundle (APK) as the only program of its own virtual machine.
@@ -71,6 +72,12 @@ struct RunArgs {
     /// Where the payload's output goes [default: stdout].
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
+    /// KiB of console, and of log, kept for a reader who is slow; of more, the oldest are dropped and counted.
+    #[arg(long, value_name = "KIB", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(64..=1 << 20))]
+    output_buffer: u32,
+    /// Give the terminal to the VM's serial console: what is typed goes there, Ctrl-A x ends the VM.
+    #[arg(long, short = 'i', conflicts_with = "app_config")]
+    interactive: bool,
     /// Connect host programs to the guest's vsock through this Unix socket: send "CONNECT <port>\n"; the
     /// guest's connections to port N of the host go to FILE_N.
     #[arg(long, value_name = "FILE")]
@@ -181,21 +188,34 @@ fn run(args: &RunArgs, start: Instant) -> Result<u8, Failure> {
     // Before the first thread: each inherits the mask.
     let signals = StopSignals::block(std::time::Duration::from_secs(args.grace)).map_err(Failure::usage)?;
     let outputs = Outputs::open(args.console.as_deref(), args.log.as_deref()).map_err(Failure::usage)?;
-    let mut vm =
-        builder::build(&kvm, prepared.spec, outputs.output().map_err(Failure::usage)?).map_err(|error| {
+    let mut vm = builder::build(&kvm, prepared.spec, outputs.output(ring_len(args)).map_err(Failure::usage)?)
+        .map_err(|error| {
             let status = if is_bad_input(&error) { STATUS_USAGE } else { STATUS_DIED };
             Failure { error: error.into(), status }
         })?;
     outputs.keep();
+    let terminal = args
+        .interactive
+        .then(|| Terminal::connect(&vm))
+        .transpose()
+        .map_err(|source| Failure { error: source.into(), status: STATUS_USAGE })?;
     let report = Report::new(start, args.json, args.quiet);
     let mut events = report;
     let outcome = vm
         .run(Some(signals), Box::new(move |event| events.event(event)))
         .map_err(|e| Failure { error: e.into(), status: STATUS_DIED })?;
-    report.ended(&outcome);
+    // Whoever reads our output may take his time, or end us.
+    StopSignals::unblock();
+    vm.output().finish(None);
+    drop(terminal);
+    report.ended(&outcome, &vm.output().console().tail());
     // The process ends now: unmapping the guest and closing the VM first would only take time.
     std::mem::forget(vm);
     Ok(outcome.exit_status())
+}
+
+fn ring_len(args: &RunArgs) -> usize {
+    usize::try_from(args.output_buffer).unwrap_or(usize::MAX).saturating_mul(1024)
 }
 
 fn is_bad_input(error: &BuildError) -> bool {

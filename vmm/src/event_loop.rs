@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use devices::{AcpiPm, SerialPort};
+use devices::AcpiPm;
 use event_manager::{
     EventManager, EventOps, EventSet, EventSubscriber, Events, MutEventSubscriber, SubscriberOps,
 };
@@ -13,7 +13,6 @@ use vmm_sys_util::timerfd::TimerFd;
 
 use crate::exit::{LastWord, StopCause};
 use crate::guest::{Door, GuestLink, LifeEvent};
-use crate::output::{Output, Stream};
 use crate::vcpu::VcpuContext;
 
 /// A device as the loop sees it.
@@ -50,6 +49,14 @@ impl StopSignals {
         Ok(Self { fd: unsafe { OwnedFd::from_raw_fd(fd) }, grace })
     }
 
+    /// Lets them do again what they do by default, in this thread.
+    pub fn unblock() {
+        if let Ok(set) = vmm_sys_util::signal::create_sigset(&[libc::SIGINT, libc::SIGTERM]) {
+            // SAFETY: `set` is a valid signal set, and no old mask is asked for.
+            unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &set, std::ptr::null_mut()) };
+        }
+    }
+
     fn next(&self) -> Option<i32> {
         let mut raw = [0_u8; size_of::<libc::signalfd_siginfo>()];
         // SAFETY: `raw` has the size that is given.
@@ -72,8 +79,6 @@ pub struct PayloadWatch {
 pub struct Control {
     pub(crate) context: Arc<VcpuContext>,
     pub(crate) button: Arc<AcpiPm>,
-    pub(crate) serial: Arc<SerialPort>,
-    pub(crate) output: Output,
     pub(crate) signals: Option<StopSignals>,
     pub(crate) watch: Option<PayloadWatch>,
     /// Closed only after it was taken out of the loop, which would else take a later descriptor of its number for it.
@@ -107,24 +112,14 @@ impl Control {
 
     fn tell(&mut self, event: &LifeEvent) {
         match event {
-            LifeEvent::PayloadStarted => {
-                self.start_is_due = false;
-                self.switch(Stream::Log);
-            }
+            LifeEvent::PayloadStarted => self.start_is_due = false,
             LifeEvent::PayloadEnded(word) => {
                 self.start_is_due = false;
-                self.switch(Stream::Console);
                 self.last_word = Some(word.clone());
             }
             LifeEvent::Created | LifeEvent::Booted | LifeEvent::PayloadReady => {}
         }
         (self.on_event)(event);
-    }
-
-    /// What the port has gathered still belongs to the stream before.
-    fn switch(&self, stream: Stream) {
-        self.serial.flush();
-        self.output.switch(stream);
     }
 
     /// Asks the guest to end within `grace`; stops it where nothing in it listens, or where it was asked before.
@@ -169,7 +164,6 @@ impl Control {
 
     fn hear_guest(&mut self, ops: &mut EventOps<'_>) {
         let Some(mut link) = self.link.take() else { return };
-        // Acknowledged only after the output was switched: the guest starts its payload then.
         let heard = link.receive(|event| self.tell(&event));
         match heard {
             Ok(true) => self.link = Some(link),

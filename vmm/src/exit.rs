@@ -8,6 +8,8 @@ use devices::PowerEvent;
 use guest_api::{DeathReason, ErrorCode};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use crate::failure::Failure;
+
 /// Status when the VM died without an exit code.
 pub const STATUS_DIED: u8 = 125;
 /// Status of bad usage and bad input.
@@ -182,6 +184,8 @@ pub struct Outcome {
     pub asked: Option<StopCause>,
     /// What the guest's payload manager reported last; none for a VM without one.
     pub last_word: Option<LastWord>,
+    /// What the guest said on its failure line; none for one that could report, or had nothing to.
+    pub failure: Option<Failure>,
     /// Whether the VM was expected to run a payload.
     pub payload_expected: bool,
 }
@@ -191,6 +195,9 @@ impl Outcome {
     pub fn death_reason(&self) -> DeathReason {
         let ended = matches!(self.cause, StopCause::Reset | StopCause::PowerOff);
         let word_is_due = self.payload_expected && self.last_word.is_none();
+        if let (None, true, Some(failure)) = (&self.last_word, ended, &self.failure) {
+            return failure.reason;
+        }
         match (&self.last_word, &self.cause) {
             (Some(LastWord::Finished { .. }), _) if ended => DeathReason::Shutdown,
             // Asked to end, it did, one way or the other.
@@ -227,7 +234,7 @@ impl Outcome {
             (StopCause::Signal(signal), _) => low_byte(128 + signal),
             (_, Some(LastWord::Finished { exit_code })) => low_byte(*exit_code),
             (_, Some(LastWord::Killed { signal })) => low_byte(128_i32.saturating_add(*signal)),
-            (_, None) if ended && !self.payload_expected => 0,
+            (_, None) if ended && !self.payload_expected && self.failure.is_none() => 0,
             _ => STATUS_DIED,
         }
     }
@@ -238,7 +245,7 @@ mod tests {
     use super::*;
 
     fn outcome(cause: StopCause, last_word: Option<LastWord>) -> (u8, DeathReason) {
-        let outcome = Outcome { cause, asked: None, last_word, payload_expected: true };
+        let outcome = Outcome { cause, asked: None, last_word, failure: None, payload_expected: true };
         (outcome.exit_status(), outcome.death_reason())
     }
 
@@ -268,8 +275,25 @@ mod tests {
     }
 
     #[test]
+    fn section_8_the_failure_line_speaks_where_nothing_was_reported() {
+        let failure = Failure {
+            reason: DeathReason::MicrodroidFailedToConnectToVirtualizationService,
+            detail: "no vsock".to_owned(),
+        };
+        let outcome = |cause, last_word| {
+            let failure = Some(failure.clone());
+            let outcome = Outcome { cause, asked: None, last_word, failure, payload_expected: true };
+            (outcome.exit_status(), outcome.death_reason().number())
+        };
+        assert_eq!(outcome(StopCause::Reset, None), (125, 11));
+        assert_eq!(outcome(StopCause::Reset, Some(LastWord::Finished { exit_code: 0 })), (0, 3));
+        assert_eq!(outcome(StopCause::Signal(libc::SIGINT), None), (130, 1));
+    }
+
+    #[test]
     fn a_reset_ends_a_raw_vm_well_and_a_triple_fault_does_not() {
-        let raw = |cause| Outcome { cause, asked: None, last_word: None, payload_expected: false };
+        let raw =
+            |cause| Outcome { cause, asked: None, last_word: None, failure: None, payload_expected: false };
         assert_eq!(raw(StopCause::Reset).exit_status(), 0);
         assert_eq!(raw(StopCause::Reset).death_reason(), DeathReason::Reboot);
         assert_eq!(raw(StopCause::PowerOff).exit_status(), 0);
@@ -285,7 +309,7 @@ mod tests {
     #[test]
     fn an_end_that_was_asked_for_is_no_crash() {
         let ended = |asked, cause, last_word, payload_expected| {
-            let outcome = Outcome { cause, asked: Some(asked), last_word, payload_expected };
+            let outcome = Outcome { cause, asked: Some(asked), last_word, failure: None, payload_expected };
             (outcome.exit_status(), outcome.death_reason())
         };
         let (term, stopped) = (StopCause::Signal(libc::SIGTERM), StopCause::Stopped);

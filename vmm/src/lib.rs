@@ -17,6 +17,7 @@ pub mod config;
 pub mod disks;
 pub mod event_loop;
 pub mod exit;
+pub mod failure;
 mod gate;
 pub mod guest;
 pub mod host;
@@ -31,6 +32,7 @@ pub mod prepare;
 mod report;
 mod software;
 pub mod spec;
+mod terminal;
 pub mod vcpu;
 pub mod vm;
 

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use crate::output::Output;
@@ -11,6 +12,8 @@ use crate::output::Output;
 pub struct Outputs {
     console: File,
     log: File,
+    /// Whether they are one.
+    together: bool,
     /// Files that did not exist before.
     created: Vec<PathBuf>,
 }
@@ -30,7 +33,12 @@ impl Outputs {
     /// # Errors
     /// Naming the option and the file.
     pub fn open(console: Option<&Path>, log: Option<&Path>) -> Result<Self, OutputError> {
-        let mut outputs = Self { console: stdout("--console")?, log: stdout("--log")?, created: Vec::new() };
+        let mut outputs = Self {
+            console: stdout("--console")?,
+            log: stdout("--log")?,
+            together: console == log,
+            created: Vec::new(),
+        };
         if let Some(path) = console {
             outputs.console = outputs.create("--console", path)?;
         }
@@ -51,7 +59,11 @@ impl Outputs {
                 self.created.push(path.to_path_buf());
                 Ok(file)
             }
-            // It exists, or it is a terminal, pipe or device.
+            // A named pipe: with a reading end of our own, opening it waits for nobody.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && is_pipe(path) => {
+                File::options().read(true).write(true).open(path).map_err(error)
+            }
+            // It exists, or it is a terminal or a device.
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
                 File::options().write(true).truncate(true).open(path).map_err(error)
             }
@@ -59,13 +71,17 @@ impl Outputs {
         }
     }
 
-    /// The VM's end of the files.
+    /// The VM's end of the files; at most `ring_len` bytes wait for whoever reads one.
     ///
     /// # Errors
     /// When the process has no file descriptor left.
-    pub fn output(&self) -> Result<Output, OutputError> {
+    pub fn output(&self, ring_len: usize) -> Result<Output, OutputError> {
         let path = Path::new("");
-        Ok(Output::new(clone("--console", path, &self.console)?, clone("--log", path, &self.log)?))
+        let console = clone("--console", path, &self.console)?;
+        if self.together {
+            return Ok(Output::together(console, ring_len));
+        }
+        Ok(Output::new(console, clone("--log", path, &self.log)?, ring_len))
     }
 
     /// The VM is built: the files stay.
@@ -81,6 +97,10 @@ impl Drop for Outputs {
             let _ = std::fs::remove_file(path);
         }
     }
+}
+
+fn is_pipe(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_fifo())
 }
 
 fn clone(option: &'static str, path: &Path, file: &File) -> Result<File, OutputError> {

@@ -276,14 +276,13 @@ pub fn app(config_path: &Path, config: &AppConfig, os_dir: Option<&Path>) -> Res
     Ok(Prepared { spec, files: named, warnings })
 }
 
-/// The kernel's parameters. The kernel is silent unless debug is full: its console and the payload's log share
-/// a serial port.
+/// The kernel's parameters. The kernel is silent unless debug is full: only a panic speaks (formats: section 9).
 fn kernel_params(debug: DebugLevel) -> String {
     let level = match debug {
         DebugLevel::None => "quiet loglevel=1 kapsel.debug=none",
         DebugLevel::Full => "loglevel=7 kapsel.debug=full",
     };
-    format!("console=ttyS0 reboot=k panic=-1 8250.nr_uarts=1 tsc=reliable {level}")
+    format!("console=ttyS0 reboot=k panic=-1 8250.nr_uarts=2 tsc=reliable {level}")
 }
 
 /// A CID for a VM whose vsock is its own: it only has to be a legal one.

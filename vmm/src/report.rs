@@ -3,6 +3,8 @@
 use std::io::Write;
 use std::time::Instant;
 
+use guest_api::DeathReason;
+
 use crate::exit::{LastWord, Outcome, StopCause};
 use crate::guest::LifeEvent;
 
@@ -18,6 +20,15 @@ pub struct Report {
 /// of the terminal that shows it.
 pub fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\n' { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+/// Enough for what a kernel says when it panics.
+const LAST_LINES: usize = 24;
+
+fn last_lines(console: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(console);
+    let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
+    lines[lines.len().saturating_sub(LAST_LINES)..].iter().map(|line| printable(line)).collect()
 }
 
 impl Report {
@@ -46,17 +57,24 @@ impl Report {
         self.line(name, &text, serde_json::Map::new());
     }
 
-    /// Prints how the VM ended.
-    pub fn ended(&self, outcome: &Outcome) {
+    /// Prints how the VM ended; after a crash, with the last lines of its console.
+    pub fn ended(&self, outcome: &Outcome, console: &[u8]) {
         let reason = outcome.death_reason();
         let mut fields = serde_json::Map::new();
         fields.insert("death_reason".into(), reason.number().into());
         fields.insert("status".into(), outcome.exit_status().into());
         let why = match outcome.cause {
+            StopCause::Reset if let Some(failure) = outcome.failure.as_ref() => {
+                format!(": {}", failure.detail)
+            }
             // How a VM ends that has done its work: nothing to explain.
             StopCause::Reset | StopCause::PowerOff => String::new(),
             ref cause => format!(": {cause}"),
         };
+        let last_lines = if reason == DeathReason::Crash { last_lines(console) } else { Vec::new() };
+        if !last_lines.is_empty() {
+            fields.insert("console".into(), last_lines.clone().into());
+        }
         self.line("died", &format!("VM ended, reason {} {}{why}", reason.number(), reason.name()), fields);
         // An end that nobody wanted is told even to those who asked for quiet.
         if self.quiet
@@ -66,6 +84,15 @@ impl Report {
             )
         {
             self.print(&format!("vmm: VM ended, reason {} {}{why}", reason.number(), reason.name()));
+        }
+        self.show(&last_lines);
+    }
+
+    /// For people; machines have them in the event.
+    fn show(&self, last_lines: &[String]) {
+        if !self.json && !last_lines.is_empty() {
+            self.print("the console's last lines:");
+            last_lines.iter().for_each(|line| self.print(&format!("  | {line}")));
         }
     }
 
@@ -93,6 +120,16 @@ impl Report {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_lines_are_the_last_ones_that_say_something() {
+        let console: String = (0..100).map(|n| format!("line {n}\r\n\r\n")).collect();
+        let lines = last_lines(console.as_bytes());
+        assert_eq!(lines.len(), LAST_LINES);
+        assert_eq!((lines[0].as_str(), lines[LAST_LINES - 1].as_str()), ("line 76", "line 99"));
+        assert!(last_lines(b"").is_empty());
+        assert_eq!(last_lines(b"\x1b[2J"), ["\u{fffd}[2J"]);
+    }
 
     #[test]
     fn control_characters_of_a_guest_are_not_printed() {

@@ -12,6 +12,7 @@ use vmm_sys_util::timerfd::TimerFd;
 
 use crate::event_loop::{self, Control, LoopEnd, OnEvent, PayloadWatch, StopSignals, Subscriber};
 use crate::exit::{Outcome, StopCause};
+use crate::failure::FailureLine;
 use crate::guest::LifeEvent;
 use crate::output::Output;
 use crate::vcpu::{VcpuContext, VcpuThread, install_kick_handler};
@@ -26,6 +27,8 @@ pub struct Vm {
     pub(crate) context: Arc<VcpuContext>,
     pub(crate) button: Arc<AcpiPm>,
     pub(crate) serial: Arc<SerialPort>,
+    pub(crate) failure: Arc<SerialPort>,
+    pub(crate) failure_line: FailureLine,
     pub(crate) output: Output,
     pub(crate) watch: Option<PayloadWatch>,
     pub(crate) memory: GuestMemoryMmap,
@@ -71,10 +74,32 @@ impl VmHandle {
     }
 }
 
+/// The receiving end of the VM's serial console.
+#[derive(Clone)]
+pub struct ConsoleInput(Arc<SerialPort>);
+
+impl ConsoleInput {
+    /// Offers bytes to the guest and gives the number that were taken: all, as long as not more than 64 KiB wait to be
+    /// read. Never blocks.
+    pub fn type_in(&self, bytes: &[u8]) -> usize {
+        self.0.enqueue(bytes)
+    }
+}
+
 impl Vm {
     /// A handle on this VM for other threads.
     pub fn handle(&self) -> VmHandle {
         VmHandle(Arc::clone(&self.context))
+    }
+
+    /// Types into the VM's serial console (ttyS0).
+    pub fn console_input(&self) -> ConsoleInput {
+        ConsoleInput(Arc::clone(&self.serial))
+    }
+
+    /// Where its output goes.
+    pub fn output(&self) -> &Output {
+        &self.output
     }
 
     /// The guest's memory.
@@ -109,8 +134,6 @@ impl Vm {
         let control = Control {
             context: Arc::clone(&self.context),
             button: Arc::clone(&self.button),
-            serial: Arc::clone(&self.serial),
-            output: self.output.clone(),
             signals,
             watch: self.watch.take(),
             timeout,
@@ -122,16 +145,20 @@ impl Vm {
             on_event,
         };
         let ended = started.and_then(|()| {
-            event_loop::run(std::mem::take(&mut self.devices), control).map_err(RunError::EventLoop)
+            let mut devices = std::mem::take(&mut self.devices);
+            devices.extend(self.output.sinks().into_iter().map(|sink| sink as Subscriber));
+            event_loop::run(devices, control).map_err(RunError::EventLoop)
         });
         self.context.gate.close();
         self.vcpus = threads.into_iter().filter_map(VcpuThread::join).collect();
         self.serial.flush();
+        self.failure.flush();
         for device in &self.virtio {
             device.lock().unwrap_or_else(PoisonError::into_inner).close();
         }
         let LoopEnd { cause, asked, last_word } = ended?;
-        Ok(Outcome { cause, asked, last_word, payload_expected })
+        let failure = self.failure_line.failure();
+        Ok(Outcome { cause, asked, last_word, failure, payload_expected })
     }
 }
 

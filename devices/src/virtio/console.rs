@@ -1,5 +1,6 @@
 //! The console device (virtio 1.2, 5.3) with one port: a guest's `hvc0`, which costs one kick per write
-//! where a serial port costs an exit per byte.
+//! where a serial port costs an exit per byte. Linux spins until what it transmits was used, so the transmit queue is
+//! served on the vCPU that kicks it.
 //!
 //! ```text
 //!   enqueue -> input (64 KiB at most) -> receive queue (0) -> guest
@@ -183,6 +184,16 @@ impl VirtioDevice for Console {
 
     fn kicks(&self) -> &[EventFd] {
         &self.kicks
+    }
+
+    fn serves_at_once(&self, index: usize) -> bool {
+        index == TRANSMIT
+    }
+
+    fn serve(&mut self, index: usize) {
+        if index == TRANSMIT {
+            self.serve_transmit();
+        }
     }
 
     /// Size, number of ports and emergency write are fields of features that are not offered.

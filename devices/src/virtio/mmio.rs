@@ -45,6 +45,7 @@ pub struct MmioTransport {
     device: Arc<Mutex<dyn VirtioDevice>>,
     device_id: u32,
     kicks: Vec<EventFd>,
+    at_once: Vec<bool>,
     interrupt: Arc<Interrupt>,
     registers: Mutex<Registers>,
 }
@@ -66,10 +67,11 @@ impl MmioTransport {
         let locked = lock(&device);
         let device_id = locked.device_id();
         let kicks = locked.kicks().iter().map(EventFd::try_clone).collect::<Result<Vec<_>, _>>()?;
+        let at_once = (0..kicks.len()).map(|index| locked.serves_at_once(index)).collect();
         let registers = Mutex::new(Registers::new(locked.features(), locked.queue_max_sizes()));
         drop(locked);
         let interrupt = Arc::new(Interrupt::new()?);
-        Ok(Arc::new(Self { memory, device, device_id, kicks, interrupt, registers }))
+        Ok(Arc::new(Self { memory, device, device_id, kicks, at_once, interrupt, registers }))
     }
 
     /// The device's interrupt, whose line is to be bound to a GSI.
@@ -133,7 +135,13 @@ impl MmioTransport {
             VIRTIO_MMIO_INTERRUPT_ACK => self.interrupt.acknowledge(value),
             // Without an ioeventfd, or by an access that it does not match.
             VIRTIO_MMIO_QUEUE_NOTIFY => {
-                if let Some(kick) = usize::try_from(value).ok().and_then(|index| self.kicks.get(index)) {
+                let Ok(index) = usize::try_from(value) else { return };
+                let Some((kick, at_once)) = self.kicks.get(index).zip(self.at_once.get(index)) else {
+                    return;
+                };
+                if *at_once {
+                    lock(&self.device).serve(index);
+                } else {
                     // Fails only when the counter is full: then the device has a kick to come.
                     let _ = kick.write(1);
                 }

@@ -79,6 +79,15 @@ pub trait VirtioDevice: Send {
     /// One eventfd per queue, written on a queue notification: by KVM (ioeventfd) or by the transport.
     fn kicks(&self) -> &[EventFd];
 
+    /// Whether notifications of queue `index` are served on the vCPU that makes them, by [`serve`](Self::serve), instead
+    /// of by a kick: for queues whose driver waits for the answer, as Linux does when it transmits to a console.
+    fn serves_at_once(&self, _index: usize) -> bool {
+        false
+    }
+
+    /// Serves queue `index` now. Must not wait for anything.
+    fn serve(&mut self, _index: usize) {}
+
     /// Fills `data` from the device's configuration space; bytes past its end are zero.
     fn read_config(&self, offset: u64, data: &mut [u8]);
 

@@ -37,7 +37,7 @@ use self::report::{Host, HostGone};
 use self::steps::Steps;
 use self::supervise::{ChildEvents, Children, End};
 use self::verify::{Failure, Verified};
-use crate::codes::ErrorCode;
+use crate::codes::{DeathReason, ErrorCode};
 use crate::paths::{APK_CONTENTS, PAYLOAD_ID, PAYLOAD_SOCKET};
 use crate::report::{Message, Report};
 
@@ -57,7 +57,8 @@ pub fn run(connect: impl FnOnce() -> io::Result<Host>) -> ! {
     let mut host = match connect() {
         Ok(host) => host,
         Err(error) => {
-            console.say(&format!("connect to the host: {error}"));
+            let reason = DeathReason::MicrodroidFailedToConnectToVirtualizationService;
+            console.fail(reason, &format!("connect to the host: {error}"));
             mount::reset()
         }
     };

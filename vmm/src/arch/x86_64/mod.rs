@@ -25,10 +25,12 @@ pub mod ports {
     use devices::{acpi_pm, cmos, pvpanic, reset, serial};
 
     pub use boot::layout::ACPI_GSI;
-    pub use devices::serial::COM1_GSI;
+    pub use devices::serial::{COM1_GSI, COM2_GSI};
 
     /// ttyS0, the console.
     pub const COM1: (u64, u64) = (serial::COM1_BASE, serial::SERIAL_SIZE);
+    /// ttyS1, the failure line.
+    pub const COM2: (u64, u64) = (serial::COM2_BASE, serial::SERIAL_SIZE);
     /// Keyboard controller: here for its reset line only.
     pub const I8042: (u64, u64) = (reset::I8042_BASE, reset::I8042_SIZE);
     /// ACPI's fixed registers: the place that the tables have them at.
