@@ -158,3 +158,6 @@ fn check_apex(part: Part, old: &ApexData, new: &ApexData) -> Result<(), Change> 
 fn renamed(part: Part, old: &str, new: &str) -> Change {
     Change::Name { part, old: old.into(), new: new.into() }
 }
+
+#[cfg(test)]
+mod tests;

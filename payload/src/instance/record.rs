@@ -201,3 +201,6 @@ fn once<T>(field: &mut Option<T>, value: Option<T>) -> Option<()> {
         Some(_) => None,
     }
 }
+
+#[cfg(test)]
+mod tests;
