@@ -179,7 +179,8 @@ impl<R: ReadAt + Clone> Apex<R> {
         }
     }
 
-    /// Compares the component with what the metadata partition pins; what it leaves empty is not compared.
+    /// Compares the component with what the metadata partition pins; what it leaves empty is not compared, and the
+    /// version only beside a name in the manifest.
     pub fn matches(&self, pinned: &ApexPayload) -> bool {
         let same = |pinned: &[u8], own: &[u8]| pinned.is_empty() || pinned == own;
         let version = pinned.manifest_name.is_empty() || pinned.manifest_version == self.version;

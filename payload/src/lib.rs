@@ -17,6 +17,9 @@
 //! The host plans it from sizes alone ([`disk`]); the guest finds the partitions by [`labels`], reads [`metadata`],
 //! verifies the archive ([`apk`]) and mounts it through the hash tree ([`idsig`]).
 //!
+//! Shared components ([`apex`]) are believed by their [`avb`] signature; what an instance has run before is sealed in
+//! its [`instance`] image.
+//!
 //! Everything here is pure over [`ReadAt`]; paths are named, never opened, except by what reads or exports a whole
 //! disk ([`disk::open`], [`disk::DiskReader`], [`disk::write_flat`]).
 //! Everything read is hostile: lengths are checked before they are used, memory is bounded by stated limits, and no
