@@ -19,6 +19,10 @@ use crate::merkle::{BLOCK_LEN, Tree};
 use crate::read_at::adapters::Chain;
 use crate::{ReadAt, Section, parallel};
 
+mod chunk;
+
+use chunk::Chunk;
+
 const CHUNK: u64 = 1 << 20;
 const VERITY_PREFIX: [u8; 8] = [0; 8];
 
@@ -51,14 +55,25 @@ impl<'a> SignedContent<'a> {
         [&self.entries, &self.directory, &self.end_record]
     }
 
-    /// Digests everything, on all processors; memory is 1 MiB for each and a digest for each block.
+    /// Digests everything, on all processors; memory is 64 KiB for each, and a digest for each
+    /// chunk or block.
     ///
     /// # Errors
     /// When the archive cannot be read, or its sections are not aligned as a hash tree needs them.
     pub(super) fn digest(&self, algorithm: ContentDigest) -> io::Result<Vec<u8>> {
         match algorithm {
-            ContentDigest::ChunkedSha256 => chunked::<Sha256>(&self.sections()),
-            ContentDigest::ChunkedSha512 => chunked::<Sha512>(&self.sections()),
+            ContentDigest::ChunkedSha256 => {
+                chunked::<Sha256>(&self.sections(), true, |chunks, buffer, digests| match *chunks {
+                    [one] => chunk::sha256([one], buffer, digests),
+                    [one, other] => chunk::sha256([one, other], buffer, digests),
+                    _ => unreachable!("one or two at a time"),
+                })
+            }
+            ContentDigest::ChunkedSha512 => {
+                chunked::<Sha512>(&self.sections(), false, |chunks, buffer, digests| {
+                    chunks.iter().try_for_each(|it| chunk::sha512(it, buffer, digests))
+                })
+            }
             ContentDigest::VerityChunkedSha256 => self.verity(),
         }
     }
@@ -93,27 +108,46 @@ impl<'a> SignedContent<'a> {
     }
 }
 
-fn chunked<D: Digest>(sections: &[&dyn ReadAt]) -> io::Result<Vec<u8>> {
+/// The chunks of all sections, in order.
+fn chunks<'a>(sections: &[&'a dyn ReadAt]) -> io::Result<Vec<Chunk<'a>>> {
     let mut chunks = Vec::new();
     for section in sections {
-        let len = section.len()?;
-        let starts = (0..len.div_ceil(CHUNK)).map(|index| index * CHUNK);
-        chunks.extend(starts.map(|start| (*section, start, (len - start).min(CHUNK))));
+        let end = section.len()?;
+        chunks.extend((0..end.div_ceil(CHUNK)).map(|index| {
+            let start = index * CHUNK;
+            let len = u32::try_from((end - start).min(CHUNK)).expect("at most 1 MiB");
+            Chunk { section: *section, start, len }
+        }));
     }
+    Ok(chunks)
+}
+
+/// The digest over the digests of chunks that `each` makes of one chunk or of two of one length.
+fn chunked<D: Digest>(
+    sections: &[&dyn ReadAt],
+    pairs: bool,
+    each: impl Fn(&[Chunk<'_>], &mut Vec<u8>, &mut [u8]) -> io::Result<()> + Sync,
+) -> io::Result<Vec<u8>> {
+    let chunks = chunks(sections)?;
     let count = u32::try_from(chunks.len())
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "too many chunks to digest"))?;
     let digest_len = <D as Digest>::output_size();
     let mut digests = vec![0; chunks.len() * digest_len];
     let threads = parallel::threads(u64::from(count));
-    let work = chunks.into_iter().zip(digests.chunks_exact_mut(digest_len));
-    parallel::try_for_each(work, threads, |((section, start, len), digest), buffer| {
-        let len = u32::try_from(len).expect("at most 1 MiB");
-        buffer.resize(usize::try_from(len).expect("at most 1 MiB"), 0);
-        section.read_exact_at(buffer, start)?;
-        let hash = D::new().chain_update([0xa5]).chain_update(len.to_le_bytes()).chain_update(&buffer);
-        digest.copy_from_slice(&hash.finalize());
-        Ok::<(), io::Error>(())
+    // Two at a time only where that leaves no processor without work.
+    let at_a_time = if pairs && chunks.len() >= 4 * threads { 2 } else { 1 };
+    let work = chunks.chunks(at_a_time).zip(digests.chunks_mut(at_a_time * digest_len));
+    parallel::try_for_each(work, threads, |(chunks, digests), buffer| match chunks {
+        [a, b] if a.len != b.len => {
+            let (first, second) = digests.split_at_mut(digest_len);
+            each(&[*a], buffer, first)?;
+            each(&[*b], buffer, second)
+        }
+        chunks => each(chunks, buffer, digests),
     })?;
     let top = D::new().chain_update([0x5a]).chain_update(count.to_le_bytes()).chain_update(&digests);
     Ok(top.finalize().to_vec())
 }
+
+#[cfg(test)]
+mod tests;

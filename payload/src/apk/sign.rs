@@ -23,6 +23,7 @@ pub use key::{SigningKey, SigningKeyError};
 const MIN_SDK: u32 = 28;
 /// Last SDK there can be.
 const MAX_SDK: u32 = 0x7fff_ffff;
+
 /// Why an archive cannot be signed.
 #[derive(Debug, thiserror::Error)]
 pub enum SignError {
