@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use devices::virtio::VirtioDevice;
-use devices::virtio::blk::Block;
+use devices::virtio::blk::{Block, BlockSpec, MAX_QUEUES};
 use devices::virtio::console::Console;
 use devices::virtio::rng::Rng;
 use devices::virtio::vsock::{Vsock, VsockConfig, VsockError};
@@ -109,6 +109,7 @@ pub fn build(kvm: &Kvm, spec: VmSpec, output: Output) -> Result<Vm, BuildError> 
     let mut machine = Machine {
         vm: &vm,
         memory: &memory,
+        vcpus: spec.vcpus,
         mmio: Bus::new(),
         devices: vec![platform.serial.clone(), platform.failure.clone()],
         virtio: Vec::new(),
@@ -164,6 +165,7 @@ fn platform(vm: &VmFd, output: &Output) -> Result<Platform, BuildError> {
 struct Machine<'a> {
     vm: &'a VmFd,
     memory: &'a GuestMemoryMmap,
+    vcpus: u8,
     mmio: Bus,
     devices: Vec<Subscriber>,
     virtio: Vec<Arc<Mutex<dyn VirtioDevice>>>,
@@ -190,8 +192,10 @@ impl Machine<'_> {
         payload_timeout: Option<Duration>,
     ) -> Result<Option<PayloadWatch>, BuildError> {
         for (n, disk) in (0..).zip(disks) {
-            let block =
-                Block::new(disk.disk, &disk.id, disk.read_only).map_err(|e| BuildError::Device("disk", e))?;
+            let queues = u16::from(self.vcpus).min(MAX_QUEUES);
+            let OpenDisk { disk, id, read_only, engine } = disk;
+            let block = Block::with(disk, &BlockSpec { id, read_only, queues, engine })
+                .map_err(|e| BuildError::Device("disk", e))?;
             self.add("disk", Slot::Disk(n), block)?;
         }
         let console = Console::new(Box::new(Writer(Arc::clone(log))))

@@ -7,11 +7,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use devices::virtio::blk::{CompositeDisk, CompositeError, Content as Source, Extent as Segment};
+use devices::virtio::blk::{
+    CompositeDisk, CompositeError, Content as Source, EngineChoice, Extent as Segment,
+};
 use payload::disk::composite::{CompositeError as SpecError, CompositeSpec, is_composite};
 use payload::disk::{Content, DiskError, Extent, Filler, GuidSource, Part, PartitionSpec};
 
 use crate::config::raw::{DiskConfig, FillerConfig, PartitionConfig};
+use crate::lock;
 
 /// A disk whose files are open.
 pub struct OpenDisk {
@@ -21,6 +24,8 @@ pub struct OpenDisk {
     pub id: String,
     /// Whether the guest may only read.
     pub read_only: bool,
+    /// Who waits for its files.
+    pub engine: EngineChoice,
 }
 
 /// Why a disk cannot be given to a VM.
@@ -78,8 +83,12 @@ impl FileSet {
         let error = |source| OpenDiskError::Open { what: what.to_string(), path: path.to_path_buf(), source };
         let file = match self.open.get(path) {
             Some((file, was_writable)) if *was_writable || !writable => file.clone(),
-            _ => {
+            reader => {
                 let file = Arc::new(payload::disk::open_file(path, writable).map_err(error)?);
+                if let Some((reader, _)) = reader {
+                    lock::unlock(reader);
+                }
+                lock::allow_waiting(&file).and_then(|()| lock::lock(&file, writable)).map_err(error)?;
                 self.open.insert(path.to_path_buf(), (file.clone(), writable));
                 file
             }
@@ -118,7 +127,7 @@ impl FileSet {
         read_only: bool,
     ) -> Result<OpenDisk, OpenDiskError> {
         let disk = CompositeDisk::new(self.segments(extents)?).map_err(OpenDiskError::Compose)?;
-        Ok(OpenDisk { disk, id: id.to_string(), read_only })
+        Ok(OpenDisk { disk, id: id.to_string(), read_only, engine: EngineChoice::Auto })
     }
 
     fn segments(&mut self, extents: Vec<Extent>) -> Result<Vec<Segment>, OpenDiskError> {
@@ -144,9 +153,14 @@ impl FileSet {
     /// # Errors
     /// Naming the file or partition.
     pub fn from_config(&mut self, config: &DiskConfig, id: &str) -> Result<OpenDisk, OpenDiskError> {
-        if let Some(image) = &config.image {
-            return self.image(image, config.writable, id);
-        }
+        let disk = match &config.image {
+            Some(image) => self.image(image, config.writable, id)?,
+            None => self.partitioned(config, id)?,
+        };
+        Ok(OpenDisk { engine: config.engine, ..disk })
+    }
+
+    fn partitioned(&mut self, config: &DiskConfig, id: &str) -> Result<OpenDisk, OpenDiskError> {
         let partitions = config
             .partitions
             .iter()
@@ -173,7 +187,7 @@ impl FileSet {
         }
         let (file, _) = &self.open[path];
         let disk = CompositeDisk::from_file(file.clone(), len, writable).map_err(OpenDiskError::Compose)?;
-        Ok(OpenDisk { disk, id: id.to_string(), read_only: !writable })
+        Ok(OpenDisk { disk, id: id.to_string(), read_only: !writable, engine: EngineChoice::Auto })
     }
 
     /// A composite disk; what it lets the guest write, the guest may write if it may write the disk.

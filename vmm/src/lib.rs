@@ -23,6 +23,7 @@ pub mod guest;
 pub mod host;
 pub mod library;
 pub mod loading;
+mod lock;
 mod logger;
 pub mod memory;
 pub mod os;

@@ -6,6 +6,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use boot::{BootConfig, BootConfigError, BootValue};
+use devices::virtio::blk::EngineChoice;
 use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -116,6 +117,9 @@ pub struct DiskConfig {
     pub partitions: Vec<PartitionConfig>,
     /// Whether the guest may write to the disk.
     pub writable: bool,
+    /// Who waits for the disk's files: `auto` (the best that the host has), `io_uring`, `threads`, or `sync` (nobody: one
+    /// request at a time).
+    pub engine: EngineChoice,
 }
 
 /// One partition of a composite disk.
@@ -150,7 +154,7 @@ pub enum FillerConfig {
 static PARTITION_KEYS: Keys =
     Keys { known: &["label", "path", "paths", "writable", "filler"], refused: &[], nested: &[] };
 static DISK_KEYS: Keys = Keys {
-    known: &["image", "partitions", "writable"],
+    known: &["image", "partitions", "writable", "engine"],
     refused: &[],
     nested: &[("partitions", &PARTITION_KEYS)],
 };

@@ -98,3 +98,46 @@ fn components_are_refused_by_name() {
     std::fs::write(&image, b"composite_disk\x1d\xff").unwrap();
     assert!(refused().contains("/disk\": decode"), "{}", refused());
 }
+
+#[test]
+fn a_writable_image_is_one_vms_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("f");
+    std::fs::write(&path, [0; 8192]).unwrap();
+    let open = |writable| {
+        let config = DiskConfig { image: Some(path.clone()), writable, ..Default::default() };
+        let mut files = FileSet::default();
+        files.from_config(&config, "vda").map(|disk| (files, disk))
+    };
+    let text = |error: OpenDiskError| {
+        let reason = std::error::Error::source(&error).unwrap().to_string();
+        (error.to_string(), reason)
+    };
+    let (first, second) = (open(false).unwrap(), open(false).unwrap());
+    let (what, reason) = text(open(true).map(drop).unwrap_err());
+    assert!(what.contains(path.to_str().unwrap()) && reason.contains("stop the VM"), "{what}: {reason}");
+    drop((first, second));
+    let writer = open(true).unwrap();
+    for writable in [false, true] {
+        let (_, reason) = text(open(writable).map(drop).unwrap_err());
+        assert!(reason.contains("stop"), "{reason}");
+    }
+    drop(writer);
+    open(true).unwrap();
+}
+
+#[test]
+fn the_engine_is_chosen_by_disk() {
+    use devices::virtio::blk::EngineChoice;
+    let config = |text: &str| serde_json::from_str::<DiskConfig>(text);
+    for (name, engine) in [
+        ("auto", EngineChoice::Auto),
+        ("io_uring", EngineChoice::IoUring),
+        ("threads", EngineChoice::Threads),
+        ("sync", EngineChoice::Sync),
+    ] {
+        assert_eq!(config(&format!(r#"{{"image": "f", "engine": "{name}"}}"#)).unwrap().engine, engine);
+    }
+    assert_eq!(config(r#"{"image": "f"}"#).unwrap().engine, EngineChoice::Auto);
+    assert!(config(r#"{"image": "f", "engine": "aio"}"#).unwrap_err().to_string().contains("`io_uring`"));
+}
