@@ -15,6 +15,9 @@ use crate::read_at::adapters::Cursor;
 /// Longest central directory read into memory, in bytes: 65,534 entries with names of 400 bytes.
 const MAX_DIRECTORY_LEN: u64 = 32 << 20;
 
+/// Bytes of a local header in front of its name (APPNOTE 4.3.7).
+const LOCAL_HEADER_LEN: u64 = 30;
+
 /// Why an archive, or an entry of it, cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ApkError {
@@ -63,6 +66,14 @@ pub enum ApkError {
     /// An entry's data does not lie before the central directory.
     #[error("entry {0:?} lies outside the archive")]
     Outside(String),
+    /// Two entries that share bytes: small archives that unpack to huge trees are made so.
+    #[error("entries {first:?} and {second:?} overlap")]
+    Overlap {
+        /// The one that begins first.
+        first: String,
+        /// The one that begins before the first has ended.
+        second: String,
+    },
 }
 
 /// How an entry is packed.
@@ -90,6 +101,8 @@ pub struct Entry {
     /// How it is packed.
     pub compression: Compression,
     index: usize,
+    /// Where its local header begins.
+    header_start: u64,
 }
 
 /// An archive, open. Reading is `&self`: clones and threads share the directory.
@@ -122,6 +135,7 @@ impl<R: ReadAt + Clone> Apk<R> {
             return Err(ApkError::EntryCount { found, told });
         }
         let entries = (0..found).map(|index| entry(&archive, index)).collect::<Result<Arc<[_]>, _>>()?;
+        check_places(&entries, &sections)?;
         let by_name: HashMap<_, _> = entries.iter().map(|entry| (entry.name.clone(), entry.index)).collect();
         if by_name.len() != told {
             return Err(ApkError::EntryCount { found: by_name.len(), told });
@@ -204,7 +218,7 @@ fn entry<R: io::Read + io::Seek>(archive: &ZipArchive<R>, index: usize) -> Resul
         Some(path) => (path, true),
         None => (name, false),
     };
-    if path.contains('\0') || path.split('/').any(|part| matches!(part, "" | "." | "..")) {
+    if !is_plain_path(path) {
         return Err(ApkError::Name(name.into()));
     }
     let compression = match data.compression() {
@@ -219,7 +233,36 @@ fn entry<R: io::Read + io::Seek>(archive: &ZipArchive<R>, index: usize) -> Resul
         packed_size: data.compressed_size(),
         compression,
         index,
+        header_start: data.header_start(),
     })
+}
+
+/// Whether `path` names a place in a directory tree, and no place outside of it.
+pub(super) fn is_plain_path(path: &str) -> bool {
+    !path.contains('\0') && path.split('/').all(|part| !matches!(part, "" | "." | ".."))
+}
+
+/// Checks that each entry ends before the next begins, and the last before the central directory. Local headers are not
+/// read for it, so that an entry may be taken to end up to its extra fields too early.
+fn check_places(entries: &[Entry], sections: &ZipSections) -> Result<(), ApkError> {
+    let mut order: Vec<&Entry> = entries.iter().collect();
+    order.sort_by_key(|entry| entry.header_start);
+    let end = |entry: &Entry| {
+        let header = LOCAL_HEADER_LEN + entry.name.len() as u64;
+        entry.header_start.checked_add(header).and_then(|start| start.checked_add(entry.packed_size))
+    };
+    for pair in order.windows(2) {
+        if end(pair[0]).is_none_or(|end| end > pair[1].header_start) {
+            let [first, second] = [pair[0], pair[1]].map(|entry| entry.name.clone());
+            return Err(ApkError::Overlap { first, second });
+        }
+    }
+    match order.last() {
+        Some(last) if end(last).is_none_or(|end| end > sections.central_directory) => {
+            Err(ApkError::Outside(last.name.clone()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A source whose central directory and end record are in memory, since parsers read them a few bytes at a time.

@@ -17,6 +17,12 @@ pub const PATH: &str = "AndroidManifest.xml";
 /// Longest manifest read, in bytes.
 pub const MAX_LEN: u64 = 4 << 20;
 
+/// First SDK that reads v2 signatures: an archive without v1 signatures cannot be installed on any before it.
+pub const V2_SDK: u32 = 24;
+
+/// First SDK that reads v3 signatures.
+pub const V3_SDK: u32 = 28;
+
 /// Longest package name, in bytes (Android's limit for names that become file names).
 const MAX_PACKAGE: usize = 223;
 
@@ -34,8 +40,10 @@ mod chunk {
 mod attribute {
     pub(super) const HAS_CODE: u32 = 0x0101_000c;
     pub(super) const MIN_SDK_VERSION: u32 = 0x0101_020c;
+    pub(super) const TARGET_SDK_VERSION: u32 = 0x0101_0270;
     pub(super) const VERSION_CODE: u32 = 0x0101_021b;
     pub(super) const VERSION_NAME: u32 = 0x0101_021c;
+    pub(super) const EXTRACT_NATIVE_LIBS: u32 = 0x0101_04ea;
     pub(super) const VERSION_CODE_MAJOR: u32 = 0x0101_0576;
 }
 
@@ -72,7 +80,7 @@ pub enum ManifestError {
     Number(&'static str),
 }
 
-/// What is read from a manifest, and written into one.
+/// What identifies an application: read from a manifest, and written into one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
     /// The package's name.
@@ -94,15 +102,51 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// The binary manifest of an application without Java code, for SDK 28 and later.
+    /// The binary manifest of an application without Java code, for SDK 28 and later: the first that reads v3
+    /// signatures.
     ///
     /// # Errors
     /// [`ManifestError::Package`] when the name is none.
     pub fn encode(&self, version_name: &str) -> Result<Vec<u8>, ManifestError> {
+        self.encode_for(version_name, V3_SDK)
+    }
+
+    /// The same for `min_sdk` and later.
+    ///
+    /// # Errors
+    /// [`ManifestError::Package`] when the name is none.
+    pub fn encode_for(&self, version_name: &str, min_sdk: u32) -> Result<Vec<u8>, ManifestError> {
         if !is_package(&self.package) {
             return Err(ManifestError::Package(self.package.clone()));
         }
-        Ok(write::manifest(self, version_name))
+        Ok(write::manifest(self, version_name, min_sdk))
+    }
+}
+
+/// What else a manifest says of its application; every field is as told, and hostile.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Details {
+    /// Package and version code.
+    pub manifest: Manifest,
+    /// The version for people, where it is text and not a reference to a resource.
+    pub version_name: Option<String>,
+    /// The first SDK it can be installed on.
+    pub min_sdk: Option<u32>,
+    /// The SDK it was made for.
+    pub target_sdk: Option<u32>,
+}
+
+impl Details {
+    /// Reads a binary manifest.
+    ///
+    /// # Errors
+    /// As [`Manifest::parse`], and when an element after the first is not well-formed.
+    pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
+        let details = read::details(bytes)?;
+        if !is_package(&details.manifest.package) {
+            return Err(ManifestError::Package(details.manifest.package));
+        }
+        Ok(details)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Application archives: what is in them, who signed them, and how to make them.
 
+pub mod abi;
 mod algorithm;
 pub mod archive;
 pub mod config;
@@ -16,6 +17,7 @@ pub(crate) mod testing;
 pub mod verify;
 pub mod zip;
 
+pub use abi::Abi;
 pub use algorithm::{ContentDigest, KeyError, SignatureAlgorithm};
 pub use archive::{Apk, ApkError, Compression, Entry};
 pub use directory::DirectoryError;

@@ -78,6 +78,66 @@ fn hostile_sizes_are_refused() {
     }
 }
 
+/// Every length and offset of the directory and of the local header, at its extremes.
+#[test]
+fn hostile_fields_are_survived() {
+    let bytes = archive(&[("a", b"hello", true), ("b", b"hello", false)]);
+    let sections = ZipSections::read(&bytes).unwrap();
+    let [directory, end] =
+        [sections.central_directory, sections.end_record].map(|at| usize::try_from(at).unwrap());
+    let local = [4, 6, 8, 14, 18, 22, 26, 28];
+    let listed = [4, 6, 8, 10, 16, 20, 24, 28, 30, 32, 34, 38, 42].map(|field| directory + field);
+    let record = [4, 6, 8, 10, 12, 16, 20].map(|field| end + field);
+    for at in local.into_iter().chain(listed).chain(record) {
+        for value in [0, 1, 0x7fff_ffff, 0x8000_0000, 0xffff_fffe, u32::MAX] {
+            let mut hostile = bytes.clone();
+            let room = 4.min(hostile.len() - at);
+            hostile[at..at + room].copy_from_slice(&value.to_le_bytes()[..room]);
+            let Ok(apk) = Apk::open(hostile) else { continue };
+            for entry in apk.entries() {
+                if let Ok(data) = apk.read(&entry.name, 1 << 20) {
+                    assert_eq!(data.len() as u64, entry.size, "field at {at}, {value:#x}");
+                }
+            }
+        }
+    }
+}
+
+/// The bomb of overlapping entries: many names for one piece of data.
+#[test]
+fn entries_that_share_bytes_are_refused() {
+    let bytes = archive(&[("a", b"hello", false), ("b", b"world", false)]);
+    let directory = usize::try_from(ZipSections::read(&bytes).unwrap().central_directory).unwrap();
+    let second = directory + 46 + 1;
+    for start in [0u32, 1, 30, 35] {
+        let mut shared = bytes.clone();
+        shared[second + 42..][..4].copy_from_slice(&start.to_le_bytes());
+        let refused = Apk::open(shared).map(drop);
+        assert!(matches!(refused, Err(ApkError::Overlap { .. })), "{start}: {refused:?}");
+    }
+    let mut outside = bytes;
+    let len = u32::try_from(directory).unwrap();
+    outside[second + 42..][..4].copy_from_slice(&(len - 30).to_le_bytes());
+    assert!(matches!(Apk::open(outside).map(drop), Err(ApkError::Outside(name)) if name == "b"));
+}
+
+/// The bomb of good compression: reading ends at the size that was told, or at the caller's limit.
+#[test]
+fn unpacking_is_bounded() {
+    let bytes = archive(&[("zeros", &vec![0; 8 << 20], true)]);
+    assert!(bytes.len() < 64 << 10);
+    let apk = Apk::open(bytes.clone()).unwrap();
+    assert!(matches!(apk.read("zeros", 1 << 20), Err(ApkError::TooLarge { .. })));
+    let directory = usize::try_from(ZipSections::read(&bytes).unwrap().central_directory).unwrap();
+    let mut lying = bytes;
+    lying[directory + 24..][..4].copy_from_slice(&1000u32.to_le_bytes());
+    let apk = Apk::open(lying).unwrap();
+    let mut out = Vec::new();
+    let entry = apk.entry("zeros").unwrap();
+    assert!(matches!(apk.copy(entry, &mut out), Err(ApkError::Entry { .. })));
+    assert!(out.len() <= 1001, "{} bytes", out.len());
+}
+
 #[test]
 fn every_truncation_is_an_error() {
     let bytes = archive(&[("a", b"hello", true), ("b/c", b"hello", false)]);

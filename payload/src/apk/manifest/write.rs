@@ -1,16 +1,18 @@
 //! Writing: one pool of UTF-16 strings, attributes of the platform first, so that the map can number them.
 
 use super::{Manifest, NONE, attribute, chunk, value};
+use crate::apk::SDK;
 
 const NAMESPACE: &str = "http://schemas.android.com/apk/res/android";
-const MIN_SDK: u32 = 28;
 /// Attributes of the platform, whose names begin the pool in this order.
-const NUMBERED: [(&str, u32); 5] = [
+const NUMBERED: [(&str, u32); 7] = [
     ("versionCode", attribute::VERSION_CODE),
     ("versionName", attribute::VERSION_NAME),
     ("versionCodeMajor", attribute::VERSION_CODE_MAJOR),
     ("minSdkVersion", attribute::MIN_SDK_VERSION),
+    ("targetSdkVersion", attribute::TARGET_SDK_VERSION),
     ("hasCode", attribute::HAS_CODE),
+    ("extractNativeLibs", attribute::EXTRACT_NATIVE_LIBS),
 ];
 
 enum Value<'a> {
@@ -19,7 +21,7 @@ enum Value<'a> {
     Boolean(bool),
 }
 
-pub(super) fn manifest(manifest: &Manifest, version_name: &str) -> Vec<u8> {
+pub(super) fn manifest(manifest: &Manifest, version_name: &str, min_sdk: u32) -> Vec<u8> {
     let mut strings = Strings::default();
     for (name, _) in NUMBERED {
         strings.index(name);
@@ -35,14 +37,17 @@ pub(super) fn manifest(manifest: &Manifest, version_name: &str) -> Vec<u8> {
     if high != 0 {
         attributes.insert(2, ("versionCodeMajor", Value::Decimal(high)));
     }
-    let min_sdk = [("minSdkVersion", Value::Decimal(MIN_SDK))];
-    let has_code = [("hasCode", Value::Boolean(false))];
+    // Attributes stand in the order of their numbers, which readers on Android count on.
+    let sdk =
+        [("minSdkVersion", Value::Decimal(min_sdk)), ("targetSdkVersion", Value::Decimal(SDK.max(min_sdk)))];
+    // Libraries are stored at page boundaries, to be mapped from where they are.
+    let application = [("hasCode", Value::Boolean(false)), ("extractNativeLibs", Value::Boolean(false))];
     let body = [
         namespace(&mut strings, chunk::START_NAMESPACE),
         start(&mut strings, "manifest", &attributes),
-        start(&mut strings, "uses-sdk", &min_sdk),
+        start(&mut strings, "uses-sdk", &sdk),
         end(&mut strings, "uses-sdk"),
-        start(&mut strings, "application", &has_code),
+        start(&mut strings, "application", &application),
         end(&mut strings, "application"),
         end(&mut strings, "manifest"),
         namespace(&mut strings, chunk::END_NAMESPACE),
