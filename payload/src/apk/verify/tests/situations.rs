@@ -1,7 +1,10 @@
 //! The situations that signing tools and attackers make, with the verdict that the published schemes give for SDK 35.
 
 use super::*;
+use crate::apk::algorithm::SECP384R1;
+use crate::apk::sign::SigningKey;
 use crate::apk::signing_block::{PADDING, record_name};
+use crate::apk::testing::sec1;
 
 fn records_of(apk: &[u8], records: &[(u32, Vec<u8>)]) -> Result<Verified, VerifyError> {
     verify_all(&with_block(apk, records), SDK)
@@ -77,14 +80,18 @@ fn one_bad_v2_signer_is_enough() {
 #[test]
 fn signers_are_compared_with_their_own_digest() {
     let sha512 = SignatureAlgorithm::EcdsaSha512.id();
-    let apk = apk();
-    let strong = |digest: Vec<u8>| {
-        Forged { digests: vec![(sha512, digest)], algorithms: vec![sha512], ..good().by(key_of(2)) }.v2()
+    let key = || SigningKey::from_der(&sec1(SECP384R1, &[1; 48])).unwrap();
+    let two = |digest| {
+        let strong =
+            Forged { digests: vec![(sha512, digest)], algorithms: vec![sha512], ..good().by(key()) }.v2();
+        all_of(&[(V2, signers(&[good().v2(), strong]))])
     };
-    let right = digest(&apk, ContentDigest::ChunkedSha512);
-    let two = |digest| all_of(&[(V2, signers(&[good().v2(), strong(digest)]))]);
-    // What is forged is signed with SHA-256 whatever it says, so no better than this.
-    refused(two(right), Scheme::V2, &SignerError::Signature(KeyError::Invalid));
+    let right = digest(&apk(), ContentDigest::ChunkedSha512);
+    let found: Vec<_> = two(right.clone()).unwrap().signers.iter().map(|signer| signer.algorithm).collect();
+    assert_eq!(found, [SignatureAlgorithm::EcdsaSha256, SignatureAlgorithm::EcdsaSha512]);
+    let mut wrong = right.clone();
+    wrong[63] ^= 1;
+    refused(two(wrong.clone()), Scheme::V2, &SignerError::Digest { computed: right, expected: wrong });
 }
 
 /// Algorithms that nobody knows are passed over, in front and behind.
