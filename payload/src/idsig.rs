@@ -8,27 +8,30 @@
 //! ```
 //!
 //! Little-endian; `+` is a 32-bit length of what follows. A salt is padded with zeros to 64 bytes and stands before every
-//! block that is hashed. What the host makes carries no signature: the guest verifies the archive itself.
+//! block that is hashed. What the host makes for itself carries no signature, since the guest verifies the archive;
+//! [`Idsig::sign`] adds one for those who want it.
 
 use std::io::{self, Write};
 
-use crate::ReadAt;
-use crate::apk::verify::{VerifyError, listed_digest};
-use crate::fields::{Fields, prefixed};
+use crate::apk::verify::{VerifyError, any_listed_digest, listed_digest};
+use crate::apk::{SignerError, signing_block::SigningBlockError};
+use crate::fields::prefixed;
 use crate::hex::Hex;
-use crate::merkle::{self, DIGEST_LEN, Tree};
+use crate::merkle::{self, BlockError, BlockVerifier, DIGEST_LEN, Tree};
+use crate::{ReadAt, Section};
+
+mod read;
+mod signature;
+
+pub use signature::SignatureError;
 
 const VERSION: u32 = 2;
 const SHA256: u32 = 1;
 const LOG2_BLOCK_LEN: u8 = 12;
 /// A salt is padded to SHA-256's block.
 const PADDED_SALT_LEN: usize = 64;
-/// Longest signing info read: a certificate, a key and a signature of a few kilobytes each.
-const MAX_SIGNING_LEN: u32 = 64 << 10;
-/// Everything before the tree fits in this many bytes.
-const MAX_HEADER_LEN: u64 = MAX_SIGNING_LEN as u64 + 1024;
 /// Bytes of the tree compared at a time.
-const COMPARED: usize = 1 << 20;
+const COMPARED: usize = 64 << 10;
 
 /// Why there is no hash tree to use.
 #[derive(Debug, thiserror::Error)]
@@ -42,17 +45,29 @@ pub enum IdsigError {
     /// The archive lists no digest of itself.
     #[error("find the digest that the archive lists")]
     ApkDigest(#[source] VerifyError),
-    /// Another version, hash or block size.
-    #[error("the idsig has {what} {found}, which is not supported")]
+    /// Another version, hash or size.
+    #[error("the idsig has {what} {found}, which is not supported: expected {expected}")]
     Unsupported {
         /// What it is that has the value.
         what: &'static str,
         /// The value.
         found: u32,
+        /// Values that are supported.
+        expected: &'static str,
     },
-    /// Fields that do not fit each other, or end early.
-    #[error("the idsig's {0} is malformed")]
-    Malformed(&'static str),
+    /// It ends too early.
+    #[error("the idsig ends in its {0}")]
+    Ends(&'static str),
+    /// A length of more than there can be.
+    #[error("the idsig's {field} has {found} bytes, where at most {most} fit")]
+    Length {
+        /// What has the length.
+        field: &'static str,
+        /// The length.
+        found: u64,
+        /// The most that there can be.
+        most: u64,
+    },
     /// It belongs to another archive.
     #[error("the idsig is of another archive: it names {}, the archive lists {}", Hex(.named), Hex(.listed))]
     OtherApk {
@@ -73,8 +88,14 @@ pub enum IdsigError {
     #[error("the archive does not have the idsig's root hash")]
     Root,
     /// The archive has the root hash, and the tree is wrong nevertheless.
-    #[error("the idsig's tree is damaged")]
-    Tree,
+    #[error("the idsig's tree is damaged at byte {0}")]
+    Tree(
+        /// First wrong byte, from the start of the idsig.
+        u64,
+    ),
+    /// Nobody vouches for the root hash.
+    #[error("verify the idsig's signature")]
+    Signature(#[source] SignatureError),
 }
 
 /// Who vouches for the root hash, if anyone.
@@ -88,7 +109,7 @@ pub struct SigningInfo {
     pub additional_data: Vec<u8>,
     /// Public key, DER; empty in what the host makes.
     pub public_key: Vec<u8>,
-    /// Number of the signature algorithm.
+    /// Number of the signature algorithm; unsigned, that of the digest.
     pub algorithm: u32,
     /// Signature; empty in what the host makes.
     pub signature: Vec<u8>,
@@ -115,19 +136,54 @@ impl Idsig {
     /// Makes the unsigned idsig of the archive that fills `apk`: reads it once, on all processors.
     ///
     /// # Errors
-    /// When the archive cannot be read or is not signed, or the salt is longer than 64 bytes.
+    /// When the archive cannot be read or is not signed by an algorithm that is accepted, or the salt is longer than 64
+    /// bytes.
     pub fn create(apk: &dyn ReadAt, salt: &[u8]) -> Result<(Self, Tree), IdsigError> {
         let (algorithm, apk_digest) = listed_digest(apk).map_err(IdsigError::ApkDigest)?;
-        let tree = Tree::build(apk, &padded_salt(salt)?).map_err(IdsigError::ReadApk)?;
-        let signing = SigningInfo { apk_digest, algorithm: algorithm.id(), ..SigningInfo::default() };
+        Self::hash(apk, salt, (algorithm.id(), apk_digest))
+    }
+
+    /// As [`Idsig::create`], also where nobody whom a VM believes has signed the archive: it then names the digest
+    /// listed for DSA, or none, and algorithm 0, where none is listed.
+    ///
+    /// # Errors
+    /// As of [`Idsig::create`], but for a missing signature. A broken signing block is not a missing one.
+    pub fn create_forced(apk: &dyn ReadAt, salt: &[u8]) -> Result<(Self, Tree), IdsigError> {
+        Self::hash(apk, salt, Self::any_digest(apk)?)
+    }
+
+    /// Number of an algorithm and the digest listed for it, or 0 and nothing.
+    fn any_digest(apk: &dyn ReadAt) -> Result<(u32, Vec<u8>), IdsigError> {
+        match any_listed_digest(apk) {
+            Ok((_, algorithm, digest)) => Ok((algorithm.id(), digest)),
+            Err(
+                VerifyError::NoScheme
+                | VerifyError::Block(SigningBlockError::Missing)
+                | VerifyError::Signer { source: SignerError::NoAlgorithm, .. },
+            ) => Ok((0, Vec::new())),
+            Err(error) => Err(IdsigError::ApkDigest(error)),
+        }
+    }
+
+    fn hash(
+        apk: &dyn ReadAt,
+        salt: &[u8],
+        (algorithm, apk_digest): (u32, Vec<u8>),
+    ) -> Result<(Self, Tree), IdsigError> {
+        let salt_padded = padded_salt(salt)?;
+        // Before all of it is hashed for nothing.
+        let tree_len = tree_len_over(apk)?;
+        if tree_len > u32::MAX.into() {
+            return Err(IdsigError::Length { field: "tree", found: tree_len, most: u32::MAX.into() });
+        }
+        let tree = Tree::build(apk, &salt_padded).map_err(IdsigError::ReadApk)?;
+        let signing = SigningInfo { apk_digest, algorithm, ..SigningInfo::default() };
         let mut idsig = Self {
             salt: salt.to_vec(),
             root_hash: tree.root,
             signing,
             tree_offset: 0,
-            tree_len: u32::try_from(tree.levels.len())
-                .map_err(|_| IdsigError::Malformed("tree size"))?
-                .into(),
+            tree_len: tree.levels.len() as u64,
         };
         idsig.tree_offset = idsig.header().len() as u64;
         Ok((idsig, tree))
@@ -147,24 +203,9 @@ impl Idsig {
         [self.header().as_slice(), &tree.levels].concat()
     }
 
-    /// Reads everything but the tree from a file or a padded partition.
-    ///
-    /// # Errors
-    /// [`IdsigError`] unless all fields fit each other and the tree lies within `reader`.
-    pub fn read(reader: &dyn ReadAt) -> Result<Self, IdsigError> {
-        let len = reader.len().map_err(IdsigError::Read)?;
-        let mut bytes = vec![0; usize::try_from(len.min(MAX_HEADER_LEN)).expect("at most 65 KiB")];
-        reader.read_exact_at(&mut bytes, 0).map_err(IdsigError::Read)?;
-        let mut fields = Fields::new(&bytes);
-        expect("version", fields.u32(), VERSION)?;
-        let (salt, root_hash) = hashing_info(&mut fields)?;
-        let signing = signing_info(&mut fields).ok_or(IdsigError::Malformed("signing info"))?;
-        let tree_len = u64::from(fields.u32().ok_or(IdsigError::Malformed("tree size"))?);
-        let tree_offset = (bytes.len() - fields.rest().len()) as u64;
-        if tree_len > len - tree_offset {
-            return Err(IdsigError::Malformed("tree size"));
-        }
-        Ok(Self { salt, root_hash, signing, tree_offset, tree_len })
+    /// Bytes of the whole file; behind them, a partition is padded.
+    pub fn file_len(&self) -> u64 {
+        self.tree_offset + self.tree_len
     }
 
     /// Checks, without hashing it, that this is the idsig of the archive that fills `apk`: it names the digest which
@@ -174,24 +215,32 @@ impl Idsig {
     /// [`IdsigError::OtherApk`] or [`IdsigError::TreeLen`], or when the archive is no signed one.
     pub fn check_apk(&self, apk: &dyn ReadAt) -> Result<(), IdsigError> {
         let (_, listed) = listed_digest(apk).map_err(IdsigError::ApkDigest)?;
+        self.check_digest(listed)?;
+        self.check_tree_len(tree_len_over(apk)?)
+    }
+
+    fn check_digest(&self, listed: Vec<u8>) -> Result<(), IdsigError> {
         if listed != self.signing.apk_digest {
             return Err(IdsigError::OtherApk { named: self.signing.apk_digest.clone(), listed });
         }
-        let apk_len = apk.len().map_err(IdsigError::ReadApk)?;
-        let expected = merkle::tree_len(apk_len).map_err(IdsigError::ReadApk)? as u64;
+        Ok(())
+    }
+
+    fn check_tree_len(&self, expected: u64) -> Result<(), IdsigError> {
         if expected != self.tree_len {
             return Err(IdsigError::TreeLen { found: self.tree_len, expected });
         }
         Ok(())
     }
 
-    /// Checks all of it against the archive, which is hashed: digest, root hash, and the tree in `reader` (what
-    /// [`Idsig::read`] was given), byte for byte.
+    /// Checks all of it but the signature against the archive, which is hashed: digest (none where the archive lists
+    /// none), root hash, and the tree in `reader` (what [`Idsig::read`] was given), byte for byte.
     ///
     /// # Errors
     /// [`IdsigError`] for the first difference.
     pub fn verify(&self, reader: &dyn ReadAt, apk: &dyn ReadAt) -> Result<(), IdsigError> {
-        self.check_apk(apk)?;
+        self.check_digest(Self::any_digest(apk)?.1)?;
+        self.check_tree_len(tree_len_over(apk)?)?;
         let tree = Tree::build(apk, &padded_salt(&self.salt)?).map_err(IdsigError::ReadApk)?;
         if tree.root != self.root_hash {
             return Err(IdsigError::Root);
@@ -201,12 +250,29 @@ impl Idsig {
         for expected in tree.levels.chunks(COMPARED) {
             let found = &mut buffer[..expected.len()];
             reader.read_exact_at(found, offset).map_err(IdsigError::Read)?;
-            if found != expected {
-                return Err(IdsigError::Tree);
+            if let Some(same) = found.iter().zip(expected).position(|(found, expected)| found != expected) {
+                return Err(IdsigError::Tree(offset + same as u64));
             }
             offset += expected.len() as u64;
         }
         Ok(())
+    }
+
+    /// What checks single blocks of an archive of `apk_len` bytes by this root hash and the tree in `reader` (what
+    /// [`Idsig::read`] was given). The tree is not trusted, root hash and length are.
+    ///
+    /// # Errors
+    /// [`IdsigError::TreeLen`] when the tree is not over so many bytes.
+    pub fn block_verifier<R: ReadAt>(
+        &self,
+        reader: R,
+        apk_len: u64,
+    ) -> Result<BlockVerifier<Section<R>>, IdsigError> {
+        let tree = Section::new(reader, self.tree_offset, self.tree_len).map_err(IdsigError::Read)?;
+        BlockVerifier::new(self.root_hash, &self.padded_salt(), apk_len, tree).map_err(|error| match error {
+            BlockError::TreeLen { found, expected, .. } => IdsigError::TreeLen { found, expected },
+            error => IdsigError::Read(error.into()),
+        })
     }
 
     /// The salt as device-mapper is to be told it, which pads nothing itself: empty, or 64 bytes.
@@ -239,53 +305,22 @@ impl Idsig {
     }
 }
 
+fn tree_len_over(apk: &dyn ReadAt) -> Result<u64, IdsigError> {
+    let len = apk.len().and_then(merkle::tree_len).map_err(IdsigError::ReadApk)?;
+    Ok(len as u64)
+}
+
 fn padded_salt(salt: &[u8]) -> Result<Vec<u8>, IdsigError> {
+    let mut padded = salt.to_vec();
     match salt.len() {
-        0 => Ok(Vec::new()),
-        1..=PADDED_SALT_LEN => {
-            let mut padded = salt.to_vec();
-            padded.resize(PADDED_SALT_LEN, 0);
-            Ok(padded)
+        0 => {}
+        1..=PADDED_SALT_LEN => padded.resize(PADDED_SALT_LEN, 0),
+        found => {
+            let (found, most) = (found as u64, PADDED_SALT_LEN as u64);
+            return Err(IdsigError::Length { field: "salt", found, most });
         }
-        _ => Err(IdsigError::Malformed("salt")),
     }
-}
-
-fn expect(what: &'static str, found: Option<u32>, expected: u32) -> Result<(), IdsigError> {
-    match found {
-        Some(found) if found == expected => Ok(()),
-        Some(found) => Err(IdsigError::Unsupported { what, found }),
-        None => Err(IdsigError::Malformed(what)),
-    }
-}
-
-fn hashing_info(fields: &mut Fields<'_>) -> Result<(Vec<u8>, [u8; DIGEST_LEN]), IdsigError> {
-    let malformed = || IdsigError::Malformed("hashing info");
-    let mut info = Fields::new(fields.prefixed().ok_or_else(malformed)?);
-    expect("hash algorithm", info.u32(), SHA256)?;
-    expect("block size 2 to the power of", info.u8().map(u32::from), LOG2_BLOCK_LEN.into())?;
-    let salt = info.prefixed().ok_or_else(malformed)?;
-    padded_salt(salt)?;
-    let root = info.prefixed().and_then(|root| root.try_into().ok()).ok_or_else(malformed)?;
-    if !info.is_empty() {
-        return Err(malformed());
-    }
-    Ok((salt.to_vec(), root))
-}
-
-fn signing_info(fields: &mut Fields<'_>) -> Option<SigningInfo> {
-    let info = fields.prefixed()?;
-    u32::try_from(info.len()).ok().filter(|len| *len <= MAX_SIGNING_LEN)?;
-    let mut info = Fields::new(info);
-    Some(SigningInfo {
-        apk_digest: info.prefixed()?.to_vec(),
-        certificate: info.prefixed()?.to_vec(),
-        additional_data: info.prefixed()?.to_vec(),
-        public_key: info.prefixed()?.to_vec(),
-        algorithm: info.u32()?,
-        signature: info.prefixed()?.to_vec(),
-        rest: info.rest().to_vec(),
-    })
+    Ok(padded)
 }
 
 #[cfg(test)]

@@ -159,7 +159,7 @@ impl SignatureAlgorithm {
 /// Whether a certificate's public key is `signer`, both as SubjectPublicKeyInfo.
 ///
 /// Some certificates have an RSA modulus without the zero that makes it positive; signers write it right.
-pub(super) fn certifies(certified: &[u8], signer: &[u8]) -> bool {
+pub(crate) fn certifies(certified: &[u8], signer: &[u8]) -> bool {
     certified == signer || positive_modulus(certified).is_some_and(|certified| certified == signer)
 }
 

@@ -18,6 +18,7 @@ pub mod verify;
 pub mod zip;
 
 pub use abi::Abi;
+pub(crate) use algorithm::certifies;
 pub use algorithm::{ContentDigest, KeyError, SignatureAlgorithm};
 pub use archive::{Apk, ApkError, Compression, Entry};
 pub use directory::DirectoryError;

@@ -304,11 +304,23 @@ fn verify_v2(value: &[u8], sdk: u32) -> Result<Vec<VerifiedSigner<'_>>, VerifyEr
 }
 
 /// The digest that an idsig names its archive by: that of the strongest v3 algorithm, or v2 where there is no v3, as
-/// listed and not verified. With it, the number of the algorithm.
+/// listed and not verified. With it, the algorithm.
 ///
 /// # Errors
-/// [`VerifyError`] when the archive lists none.
+/// [`VerifyError`] when the archive lists none of an algorithm that is accepted.
 pub fn listed_digest(reader: &dyn ReadAt) -> Result<(SignatureAlgorithm, Vec<u8>), VerifyError> {
+    let (scheme, algorithm, digest) = any_listed_digest(reader)?;
+    if algorithm.is_accepted() {
+        Ok((algorithm, digest))
+    } else {
+        Err(signer_error(scheme)(SignerError::Refused(algorithm)))
+    }
+}
+
+/// As [`listed_digest`], and that of an algorithm that is refused where no other is listed.
+pub(crate) fn any_listed_digest(
+    reader: &dyn ReadAt,
+) -> Result<(Scheme, SignatureAlgorithm, Vec<u8>), VerifyError> {
     let sections = ZipSections::read(reader)?;
     let block = SigningBlock::read(reader, &sections)?;
     let (scheme, layout, value) = match (block.get(signing_block::V3), block.get(signing_block::V2)) {
@@ -316,17 +328,17 @@ pub fn listed_digest(reader: &dyn ReadAt) -> Result<(SignatureAlgorithm, Vec<u8>
         (None, Some(value)) => (Scheme::V2, Layout::V2, value),
         (None, None) => return Err(VerifyError::NoScheme),
     };
-    let mut best: Option<(ContentDigest, SignatureAlgorithm, &[u8])> = None;
+    let rank = |algorithm: SignatureAlgorithm| (algorithm.is_accepted(), algorithm.content_digest());
+    let mut best: Option<(SignatureAlgorithm, &[u8])> = None;
     for signer in SignerRecord::parse_all(value, layout).map_err(signer_error(scheme))? {
         for (algorithm, digest) in signer.digests(layout).map_err(signer_error(scheme))? {
-            let strength = algorithm.content_digest();
-            if best.is_none_or(|(strongest, ..)| strength > strongest) {
-                best = Some((strength, algorithm, digest));
+            if best.is_none_or(|(strongest, _)| rank(algorithm) > rank(strongest)) {
+                best = Some((algorithm, digest));
             }
         }
     }
-    let (_, algorithm, digest) = best.ok_or(SignerError::NoAlgorithm).map_err(signer_error(scheme))?;
-    Ok((algorithm, digest.to_vec()))
+    let (algorithm, digest) = best.ok_or(SignerError::NoAlgorithm).map_err(signer_error(scheme))?;
+    Ok((scheme, algorithm, digest.to_vec()))
 }
 
 #[cfg(test)]
