@@ -13,8 +13,9 @@
 
 use std::io::{self, Write};
 
-use crate::apk::verify::{VerifyError, any_listed_digest, listed_digest};
-use crate::apk::{SignerError, signing_block::SigningBlockError};
+use crate::apk::signing_block::SigningBlockError;
+use crate::apk::verify::{VerifyError, listed_digest};
+use crate::apk::{SignatureAlgorithm, SignerError};
 use crate::fields::prefixed;
 use crate::hex::Hex;
 use crate::merkle::{self, BlockError, BlockVerifier, DIGEST_LEN, Tree};
@@ -45,6 +46,9 @@ pub enum IdsigError {
     /// The archive lists no digest of itself.
     #[error("find the digest that the archive lists")]
     ApkDigest(#[source] VerifyError),
+    /// The archive lists digests only for algorithms that are not accepted.
+    #[error("the archive is signed by {0} only, which is not accepted")]
+    Refused(SignatureAlgorithm),
     /// Another version, hash or size.
     #[error("the idsig has {what} {found}, which is not supported: expected {expected}")]
     Unsupported {
@@ -139,7 +143,7 @@ impl Idsig {
     /// When the archive cannot be read or is not signed by an algorithm that is accepted, or the salt is longer than 64
     /// bytes.
     pub fn create(apk: &dyn ReadAt, salt: &[u8]) -> Result<(Self, Tree), IdsigError> {
-        let (algorithm, apk_digest) = listed_digest(apk).map_err(IdsigError::ApkDigest)?;
+        let (algorithm, apk_digest) = accepted_digest(apk)?;
         Self::hash(apk, salt, (algorithm.id(), apk_digest))
     }
 
@@ -149,20 +153,7 @@ impl Idsig {
     /// # Errors
     /// As of [`Idsig::create`], but for a missing signature. A broken signing block is not a missing one.
     pub fn create_forced(apk: &dyn ReadAt, salt: &[u8]) -> Result<(Self, Tree), IdsigError> {
-        Self::hash(apk, salt, Self::any_digest(apk)?)
-    }
-
-    /// Number of an algorithm and the digest listed for it, or 0 and nothing.
-    fn any_digest(apk: &dyn ReadAt) -> Result<(u32, Vec<u8>), IdsigError> {
-        match any_listed_digest(apk) {
-            Ok((_, algorithm, digest)) => Ok((algorithm.id(), digest)),
-            Err(
-                VerifyError::NoScheme
-                | VerifyError::Block(SigningBlockError::Missing)
-                | VerifyError::Signer { source: SignerError::NoAlgorithm, .. },
-            ) => Ok((0, Vec::new())),
-            Err(error) => Err(IdsigError::ApkDigest(error)),
-        }
+        Self::hash(apk, salt, any_digest(apk)?)
     }
 
     fn hash(
@@ -214,8 +205,7 @@ impl Idsig {
     /// # Errors
     /// [`IdsigError::OtherApk`] or [`IdsigError::TreeLen`], or when the archive is no signed one.
     pub fn check_apk(&self, apk: &dyn ReadAt) -> Result<(), IdsigError> {
-        let (_, listed) = listed_digest(apk).map_err(IdsigError::ApkDigest)?;
-        self.check_digest(listed)?;
+        self.check_digest(accepted_digest(apk)?.1)?;
         self.check_tree_len(tree_len_over(apk)?)
     }
 
@@ -239,7 +229,7 @@ impl Idsig {
     /// # Errors
     /// [`IdsigError`] for the first difference.
     pub fn verify(&self, reader: &dyn ReadAt, apk: &dyn ReadAt) -> Result<(), IdsigError> {
-        self.check_digest(Self::any_digest(apk)?.1)?;
+        self.check_digest(any_digest(apk)?.1)?;
         self.check_tree_len(tree_len_over(apk)?)?;
         let tree = Tree::build(apk, &padded_salt(&self.salt)?).map_err(IdsigError::ReadApk)?;
         if tree.root != self.root_hash {
@@ -302,6 +292,27 @@ impl Idsig {
         let tree_len = u32::try_from(self.tree_len).expect("was checked when it was made or read");
         [&VERSION.to_le_bytes()[..], &prefixed(&hashing), &prefixed(&signing), &tree_len.to_le_bytes()]
             .concat()
+    }
+}
+
+/// The digest listed for an algorithm that is accepted.
+fn accepted_digest(apk: &dyn ReadAt) -> Result<(SignatureAlgorithm, Vec<u8>), IdsigError> {
+    match listed_digest(apk).map_err(IdsigError::ApkDigest)? {
+        (algorithm, _) if !algorithm.is_accepted() => Err(IdsigError::Refused(algorithm)),
+        listed => Ok(listed),
+    }
+}
+
+/// Number of an algorithm and the digest listed for it, or 0 and nothing.
+fn any_digest(apk: &dyn ReadAt) -> Result<(u32, Vec<u8>), IdsigError> {
+    match listed_digest(apk) {
+        Ok((algorithm, digest)) => Ok((algorithm.id(), digest)),
+        Err(
+            VerifyError::NoScheme
+            | VerifyError::Block(SigningBlockError::Missing)
+            | VerifyError::Signer { source: SignerError::NoAlgorithm, .. },
+        ) => Ok((0, Vec::new())),
+        Err(error) => Err(IdsigError::ApkDigest(error)),
     }
 }
 

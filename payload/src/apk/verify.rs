@@ -304,23 +304,11 @@ fn verify_v2(value: &[u8], sdk: u32) -> Result<Vec<VerifiedSigner<'_>>, VerifyEr
 }
 
 /// The digest that an idsig names its archive by: that of the strongest v3 algorithm, or v2 where there is no v3, as
-/// listed and not verified. With it, the algorithm.
+/// listed and not verified. With it, the algorithm: one that is refused only where no other is listed.
 ///
 /// # Errors
-/// [`VerifyError`] when the archive lists none of an algorithm that is accepted.
+/// [`VerifyError`] when the archive lists none.
 pub fn listed_digest(reader: &dyn ReadAt) -> Result<(SignatureAlgorithm, Vec<u8>), VerifyError> {
-    let (scheme, algorithm, digest) = any_listed_digest(reader)?;
-    if algorithm.is_accepted() {
-        Ok((algorithm, digest))
-    } else {
-        Err(signer_error(scheme)(SignerError::Refused(algorithm)))
-    }
-}
-
-/// As [`listed_digest`], and that of an algorithm that is refused where no other is listed.
-pub(crate) fn any_listed_digest(
-    reader: &dyn ReadAt,
-) -> Result<(Scheme, SignatureAlgorithm, Vec<u8>), VerifyError> {
     let sections = ZipSections::read(reader)?;
     let block = SigningBlock::read(reader, &sections)?;
     let (scheme, layout, value) = match (block.get(signing_block::V3), block.get(signing_block::V2)) {
@@ -338,7 +326,7 @@ pub(crate) fn any_listed_digest(
         }
     }
     let (algorithm, digest) = best.ok_or(SignerError::NoAlgorithm).map_err(signer_error(scheme))?;
-    Ok((scheme, algorithm, digest.to_vec()))
+    Ok((algorithm, digest.to_vec()))
 }
 
 #[cfg(test)]
