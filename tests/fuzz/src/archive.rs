@@ -36,6 +36,14 @@ pub static SIGNED: LazyLock<Vec<u8>> = LazyLock::new(|| {
     signed
 });
 
+/// An archive that nobody signed, the same for every run, whose hash tree has two levels.
+pub static UNSIGNED: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let manifest = Manifest { package: "com.example.fuzz".into(), version_code: 1 };
+    let mut packer = Packer::new(Cursor::new(Vec::new()), &manifest, "1").expect("a manifest");
+    packer.add("assets/a", &[b'a'; 129 * 4096]).expect("an entry");
+    packer.finish().expect("an archive").into_inner()
+});
+
 /// Where the signing block of [`SIGNED`] begins, and where its central directory does.
 fn block_of_signed() -> (usize, usize) {
     let sections = ZipSections::read(&*SIGNED).expect("an archive");

@@ -5,7 +5,7 @@
 use std::io;
 use std::path::Path;
 
-use fuzz::archive::{KEY, SIGNED, pairs};
+use fuzz::archive::{KEY, SIGNED, UNSIGNED, pairs};
 use fuzz::driver::{AVAILABLE, IMAGE, QUEUE};
 use guest_api::ErrorCode;
 use guest_api::report::{Command, Message, Report};
@@ -37,11 +37,7 @@ fn write_seeds() -> io::Result<()> {
     write("signing_key", &signing_keys())?;
     write("apex", &[fuzz::apex::component(), fuzz::apex::image()])?;
     write("avb", &avb_inputs())?;
-    let idsig = |salt: &[u8]| {
-        let (idsig, tree) = Idsig::create(&*SIGNED, salt).expect("a signed archive");
-        idsig.to_bytes(&tree)
-    };
-    write("idsig", &[idsig(&[]), idsig(b"salt")])?;
+    write("idsig", &idsigs())?;
     write("instance", &instance_inputs())?;
     write("manifest", &[manifest()])?;
     write("metadata", &metadata_inputs())?;
@@ -104,6 +100,19 @@ fn signing_keys() -> Vec<Vec<u8>> {
     let key = SigningKey::from_der(&KEY).expect("a good key");
     let pem = key.to_pem().expect("a good key");
     vec![KEY.clone(), pem.into_bytes(), key.certificate().to_vec(), key.public_key().to_vec()]
+}
+
+/// Signed and not.
+fn idsigs() -> Vec<Vec<u8>> {
+    let key = SigningKey::from_der(&KEY).expect("a good key");
+    let mut all = Vec::new();
+    for (apk, salt) in [(&*SIGNED, &b""[..]), (&SIGNED, b"salt"), (&UNSIGNED, b""), (&UNSIGNED, b"salt")] {
+        let (mut idsig, tree) = Idsig::create_forced(apk, salt).expect("an archive");
+        all.push(idsig.to_bytes(&tree));
+        idsig.sign(apk, &key).expect("a signature");
+        all.push(idsig.to_bytes(&tree));
+    }
+    all
 }
 
 fn manifest() -> Vec<u8> {
