@@ -3,7 +3,13 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use virtio_bindings::virtio_config::VIRTIO_CONFIG_S_NEEDS_RESET;
+use virtio_bindings::virtio_mmio::{
+    VIRTIO_MMIO_CONFIG_GENERATION, VIRTIO_MMIO_INTERRUPT_STATUS, VIRTIO_MMIO_STATUS,
+};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::virtio::mmio::RegisterPage;
 
 /// A used buffer notification is pending (virtio 1.2, 4.2.2 InterruptStatus bit 0).
 pub const STATUS_USED_BUFFER: u32 = 1;
@@ -19,6 +25,8 @@ pub struct Interrupt {
     generation: AtomicU32,
     needs_reset: AtomicBool,
     line: EventFd,
+    /// Where the guest reads the status, instead of from here.
+    page: Option<RegisterPage>,
 }
 
 impl Interrupt {
@@ -33,7 +41,17 @@ impl Interrupt {
             generation: AtomicU32::new(0),
             needs_reset: AtomicBool::new(false),
             line: EventFd::new(EFD_NONBLOCK)?,
+            page: None,
         })
+    }
+
+    /// The same, shown to the guest in its page of registers.
+    pub(crate) fn shown(self, page: Option<RegisterPage>) -> Self {
+        Self { page, ..self }
+    }
+
+    fn status_word(&self) -> &AtomicU32 {
+        self.page.as_ref().map_or(&self.status, |page| page.word(VIRTIO_MMIO_INTERRUPT_STATUS))
     }
 
     /// The eventfd to bind to the device's GSI.
@@ -49,14 +67,28 @@ impl Interrupt {
     /// Tells the driver that the configuration space changed, under a new generation. The device calls this
     /// under the same lock as the change, so that no driver reads half of each under one generation.
     pub fn config_change(&self) {
-        self.generation.fetch_add(1, Ordering::SeqCst);
+        let before = self.generation.fetch_add(1, Ordering::SeqCst);
+        if let Some(page) = &self.page {
+            page.word(VIRTIO_MMIO_CONFIG_GENERATION).store(before.wrapping_add(1).to_le(), Ordering::SeqCst);
+        }
         self.raise(STATUS_CONFIG_CHANGE);
     }
 
     /// Tells the driver that the device gave up on what it was given (virtio 1.2, 2.1.2 DEVICE_NEEDS_RESET).
     pub fn needs_reset(&self) {
         self.needs_reset.store(true, Ordering::SeqCst);
+        self.show_need();
         self.raise(STATUS_CONFIG_CHANGE);
+    }
+
+    /// Shows a need of a reset in the page's Status. Whoever writes that register anew calls this afterwards, so that no
+    /// need is lost between two threads.
+    pub(crate) fn show_need(&self) {
+        if let Some(page) = &self.page
+            && self.is_reset_needed()
+        {
+            page.word(VIRTIO_MMIO_STATUS).fetch_or(VIRTIO_CONFIG_S_NEEDS_RESET.to_le(), Ordering::SeqCst);
+        }
     }
 
     /// Whether the device waits for a reset.
@@ -71,7 +103,7 @@ impl Interrupt {
 
     /// The pending bits, as the InterruptStatus register shows them.
     pub fn status(&self) -> u32 {
-        self.status.load(Ordering::SeqCst) | self.standing.load(Ordering::SeqCst)
+        u32::from_le(self.status_word().load(Ordering::SeqCst)) | self.standing.load(Ordering::SeqCst)
     }
 
     /// From here to the next reset the kernel serves the queues and raises the line by itself. It knows nothing of
@@ -83,18 +115,18 @@ impl Interrupt {
 
     /// Clears the bits that the driver wrote to InterruptACK.
     pub fn acknowledge(&self, bits: u32) {
-        self.status.fetch_and(!bits, Ordering::SeqCst);
+        self.status_word().fetch_and((!bits).to_le(), Ordering::SeqCst);
     }
 
     /// Back to quiet, for a device reset.
     pub fn reset(&self) {
-        self.status.store(0, Ordering::SeqCst);
+        self.status_word().store(0, Ordering::SeqCst);
         self.standing.store(0, Ordering::SeqCst);
         self.needs_reset.store(false, Ordering::SeqCst);
     }
 
     fn raise(&self, bits: u32) {
-        self.status.fetch_or(bits, Ordering::SeqCst);
+        self.status_word().fetch_or(bits.to_le(), Ordering::SeqCst);
         // Fails only when the counter is full: then the line is up already.
         let _ = self.line.write(1);
     }

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use boot::{Cmdline, MmioDevice};
 use devices::bus::{Bus, BusError};
-use devices::virtio::mmio::QUEUE_NOTIFY;
+use devices::irq::STATUS_USED_BUFFER;
+use devices::virtio::mmio::{INTERRUPT_ACK, QUEUE_NOTIFY, RegisterPage};
 use devices::virtio::{MmioTransport, VirtioDevice};
 use kvm_ioctls::{IoEventAddress, VmFd};
 use vm_memory::GuestMemoryMmap;
@@ -84,7 +85,7 @@ pub fn announce(cmdline: &mut Cmdline, slot: Slot) -> Result<(), AttachError> {
     Ok(())
 }
 
-/// Puts `device` into `slot` of the running platform.
+/// Puts `device` into `slot` of the running platform, its registers shown in `page` if there is one.
 ///
 /// # Errors
 /// When KVM or the host has no room for it.
@@ -94,8 +95,11 @@ pub fn attach<D: VirtioDevice + 'static>(
     memory: &GuestMemoryMmap,
     slot: Slot,
     device: &Arc<Mutex<D>>,
+    page: Option<RegisterPage>,
 ) -> Result<(), AttachError> {
-    let transport = MmioTransport::new(memory.clone(), device.clone()).map_err(AttachError::Transport)?;
+    let is_shown = page.is_some();
+    let transport =
+        MmioTransport::shown_in(page, memory.clone(), device.clone()).map_err(AttachError::Transport)?;
     vm.register_irqfd(transport.interrupt().line(), slot.gsi())
         .map_err(|e| AttachError::Kvm("KVM_IRQFD", e))?;
     let notify = IoEventAddress::Mmio(slot.base() + QUEUE_NOTIFY);
@@ -108,6 +112,11 @@ pub fn attach<D: VirtioDevice + 'static>(
         vm.register_ioevent(kick, &notify, queue).map_err(|e| AttachError::Kvm("KVM_IOEVENTFD", e))?;
     }
     drop(device);
+    if is_shown {
+        let acknowledged = IoEventAddress::Mmio(slot.base() + INTERRUPT_ACK);
+        vm.register_ioevent(transport.acknowledged(), &acknowledged, STATUS_USED_BUFFER)
+            .map_err(|e| AttachError::Kvm("KVM_IOEVENTFD", e))?;
+    }
     Ok(mmio.insert(slot.base(), slots::SIZE, transport)?)
 }
 

@@ -8,14 +8,15 @@ use std::time::Duration;
 use devices::virtio::VirtioDevice;
 use devices::virtio::blk::{Block, BlockSpec, MAX_QUEUES};
 use devices::virtio::console::Console;
+use devices::virtio::mmio::RegisterPage;
 use devices::virtio::rng::Rng;
 use devices::virtio::vsock::{Vsock, VsockConfig, VsockError};
 use devices::{AcpiPm, Bus, Cmos, I8042, Power, PvPanic, SerialPort};
 use guest_api::ports::report_port;
 use kvm_ioctls::{Kvm, VmFd};
-use vm_memory::GuestMemoryMmap;
+use vm_memory::{GuestMemoryMmap, MmapRegion};
 
-use crate::arch::{self, CpuTemplate, ports};
+use crate::arch::{self, CpuTemplate, ports, slots};
 use crate::attach::{AttachError, MAX_DISKS, Slot, attach};
 use crate::disks::OpenDisk;
 use crate::event_loop::{PayloadWatch, Subscriber};
@@ -91,6 +92,10 @@ pub fn build(kvm: &Kvm, spec: VmSpec, output: Output) -> Result<Vm, BuildError> 
     memory::register(&vm, &memory)?;
     let rom = loading::read_rom(&spec.image)?;
     let rom_memory = rom.as_ref().map(|rom| memory::register_rom(&vm, &memory, rom)).transpose()?;
+    let free_slot =
+        u32::try_from(vm_memory::GuestMemoryBackend::num_regions(&memory)).unwrap_or(u32::MAX) + 1;
+    let disk_pages = spec.disks.len() as u64 * slots::STRIDE;
+    let pages = memory::register_pages(&vm, free_slot, Slot::Disk(0).base(), disk_pages)?;
     arch::create_interrupt_controller(&vm).map_err(|e| BuildError::Kvm("KVM_CREATE_IRQCHIP", e))?;
 
     let state = loading::load(&memory, &spec, rom.as_ref())?;
@@ -110,6 +115,7 @@ pub fn build(kvm: &Kvm, spec: VmSpec, output: Output) -> Result<Vm, BuildError> 
         vm: &vm,
         memory: &memory,
         vcpus: spec.vcpus,
+        pages,
         mmio: Bus::new(),
         devices: vec![platform.serial.clone(), platform.failure.clone()],
         virtio: Vec::new(),
@@ -166,6 +172,8 @@ struct Machine<'a> {
     vm: &'a VmFd,
     memory: &'a GuestMemoryMmap,
     vcpus: u8,
+    /// The disks' registers, from the first slot of a disk on.
+    pages: Option<Arc<MmapRegion>>,
     mmio: Bus,
     devices: Vec<Subscriber>,
     virtio: Vec<Arc<Mutex<dyn VirtioDevice>>>,
@@ -177,7 +185,15 @@ impl Machine<'_> {
         D: VirtioDevice + event_manager::MutEventSubscriber + 'static,
     {
         let device = Arc::new(Mutex::new(device));
-        attach(self.vm, &mut self.mmio, self.memory, slot, &device)
+        let page = match slot {
+            // The other devices change their configuration, or have no such interrupts.
+            Slot::Disk(_) => self.pages.as_ref().and_then(|pages| {
+                let offset = usize::try_from(slot.base() - Slot::Disk(0).base()).ok()?;
+                RegisterPage::new(Arc::clone(pages), offset)
+            }),
+            _ => None,
+        };
+        attach(self.vm, &mut self.mmio, self.memory, slot, &device, page)
             .map_err(|e| BuildError::Attach(what, e))?;
         self.virtio.push(device.clone());
         self.devices.push(device);

@@ -5,10 +5,12 @@
 //! both levels of page tables are a level shorter. Nothing shares the memory with another process; a device
 //! that needs that will ask for a memfd of its own.
 
+use std::sync::Arc;
+
 use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
 use kvm_ioctls::{Cap, VmFd};
 use vm_memory::mmap::FromRangesError;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, MmapRegion};
 
 /// Why the guest has no memory.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +24,9 @@ pub enum MemoryError {
         /// Guest address.
         start: u64,
     },
+    /// mmap, for registers.
+    #[error("map pages of device registers")]
+    Pages(#[source] vm_memory::mmap::MmapRegionError),
     /// KVM took no slot for it.
     #[error("give KVM the memory at {start:#x}")]
     Slot {
@@ -76,6 +81,34 @@ pub fn register(vm: &VmFd, memory: &GuestMemoryMmap) -> Result<(), MemoryError> 
         unsafe { vm.set_user_memory_region(slot) }.map_err(|source| MemoryError::Slot { start, source })?;
     }
     Ok(())
+}
+
+/// Pages of device registers from guest address `start` on, for the guest to read without an exit; its writes still exit.
+/// None where KVM has no memory that is only read: then reads exit too.
+///
+/// # Errors
+/// When the host has no memory, or KVM takes no slot.
+pub fn register_pages(
+    vm: &VmFd,
+    slot: u32,
+    start: u64,
+    len: u64,
+) -> Result<Option<Arc<MmapRegion>>, MemoryError> {
+    if len == 0 || !vm.check_extension(Cap::ReadonlyMem) {
+        return Ok(None);
+    }
+    let size = usize::try_from(len).unwrap_or(usize::MAX);
+    let region = MmapRegion::new(size).map_err(MemoryError::Pages)?;
+    let slot = kvm_userspace_memory_region {
+        slot,
+        flags: KVM_MEM_READONLY,
+        guest_phys_addr: start,
+        memory_size: len,
+        userspace_addr: region.as_ptr() as u64,
+    };
+    // SAFETY: the region is mapped for `len` bytes; the VM keeps the mapping as long as its vCPUs.
+    unsafe { vm.set_user_memory_region(slot) }.map_err(|source| MemoryError::Slot { start, source })?;
+    Ok(Some(Arc::new(region)))
 }
 
 /// Gives KVM the pages of `rom`, behind the slots of guest RAM, for the guest to read only. They are not part of its

@@ -9,6 +9,7 @@
 //!
 //! The lock on the registers is taken before the lock on the device, never after.
 
+mod page;
 mod registers;
 #[cfg(test)]
 mod tests;
@@ -16,24 +17,43 @@ mod tests;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use virtio_bindings::virtio_mmio::{
-    VIRTIO_MMIO_CONFIG, VIRTIO_MMIO_CONFIG_GENERATION, VIRTIO_MMIO_DEVICE_ID, VIRTIO_MMIO_INTERRUPT_ACK,
-    VIRTIO_MMIO_INTERRUPT_STATUS, VIRTIO_MMIO_MAGIC_VALUE, VIRTIO_MMIO_QUEUE_NOTIFY, VIRTIO_MMIO_STATUS,
+    VIRTIO_MMIO_CONFIG, VIRTIO_MMIO_CONFIG_GENERATION, VIRTIO_MMIO_DEVICE_FEATURES, VIRTIO_MMIO_DEVICE_ID,
+    VIRTIO_MMIO_INTERRUPT_ACK, VIRTIO_MMIO_INTERRUPT_STATUS, VIRTIO_MMIO_MAGIC_VALUE,
+    VIRTIO_MMIO_QUEUE_NOTIFY, VIRTIO_MMIO_QUEUE_NUM_MAX, VIRTIO_MMIO_QUEUE_READY, VIRTIO_MMIO_SHM_BASE_HIGH,
+    VIRTIO_MMIO_SHM_BASE_LOW, VIRTIO_MMIO_SHM_LEN_HIGH, VIRTIO_MMIO_SHM_LEN_LOW, VIRTIO_MMIO_STATUS,
     VIRTIO_MMIO_VENDOR_ID, VIRTIO_MMIO_VERSION,
 };
 use vm_memory::GuestMemoryMmap;
-use vmm_sys_util::eventfd::EventFd;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::queue::Virtqueue;
 use super::{ActivateError, Activation, VirtioDevice};
 use crate::bus::BusDevice;
 use crate::irq::Interrupt;
+pub use page::RegisterPage;
 pub(super) use registers::TRANSPORT_FEATURES;
 use registers::{Effect, Registers};
 
 /// Bytes of address space that a transport answers.
 pub const MMIO_SIZE: u64 = 0x200;
+/// Bytes of it that are the device's configuration space.
+const CONFIG_SIZE: usize = 0x100;
 /// Offset of QueueNotify, for the ioeventfd of a queue: 4 bytes, the queue's index as the value.
 pub const QUEUE_NOTIFY: u64 = VIRTIO_MMIO_QUEUE_NOTIFY as u64;
+
+/// Offset of InterruptACK, which takes the bits of InterruptStatus that were seen to.
+pub const INTERRUPT_ACK: u64 = VIRTIO_MMIO_INTERRUPT_ACK as u64;
+
+/// The registers that `Registers` answers.
+const READABLE: [u32; 7] = [
+    VIRTIO_MMIO_DEVICE_FEATURES,
+    VIRTIO_MMIO_QUEUE_NUM_MAX,
+    VIRTIO_MMIO_QUEUE_READY,
+    VIRTIO_MMIO_SHM_LEN_LOW,
+    VIRTIO_MMIO_SHM_LEN_HIGH,
+    VIRTIO_MMIO_SHM_BASE_LOW,
+    VIRTIO_MMIO_SHM_BASE_HIGH,
+];
 
 const MAGIC: u32 = u32::from_le_bytes(*b"virt");
 const VERSION: u32 = 2;
@@ -48,6 +68,8 @@ pub struct MmioTransport {
     at_once: Vec<bool>,
     interrupt: Arc<Interrupt>,
     registers: Mutex<Registers>,
+    page: Option<RegisterPage>,
+    acknowledged: EventFd,
 }
 
 fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -64,14 +86,63 @@ impl MmioTransport {
         memory: GuestMemoryMmap,
         device: Arc<Mutex<dyn VirtioDevice>>,
     ) -> std::io::Result<Arc<MmioTransport>> {
+        Self::shown_in(None, memory, device)
+    }
+
+    /// The same, with its registers shown in `page` too, which is for devices that do not change their configuration space
+    /// on their own.
+    ///
+    /// # Errors
+    /// When the process has no file descriptor left.
+    pub fn shown_in(
+        page: Option<RegisterPage>,
+        memory: GuestMemoryMmap,
+        device: Arc<Mutex<dyn VirtioDevice>>,
+    ) -> std::io::Result<Arc<MmioTransport>> {
         let locked = lock(&device);
         let device_id = locked.device_id();
         let kicks = locked.kicks().iter().map(EventFd::try_clone).collect::<Result<Vec<_>, _>>()?;
         let at_once = (0..kicks.len()).map(|index| locked.serves_at_once(index)).collect();
         let registers = Mutex::new(Registers::new(locked.features(), locked.queue_max_sizes()));
         drop(locked);
-        let interrupt = Arc::new(Interrupt::new()?);
-        Ok(Arc::new(Self { memory, device, device_id, kicks, at_once, interrupt, registers }))
+        let interrupt = Arc::new(Interrupt::new()?.shown(page.clone()));
+        let acknowledged = EventFd::new(EFD_NONBLOCK)?;
+        let transport = Arc::new(Self {
+            memory,
+            device,
+            device_id,
+            kicks,
+            at_once,
+            interrupt,
+            registers,
+            page,
+            acknowledged,
+        });
+        transport.show(&lock(&transport.registers));
+        transport.show_configuration();
+        Ok(transport)
+    }
+
+    /// Shows what a register write may have changed, before the guest can look.
+    fn show(&self, registers: &Registers) {
+        let Some(page) = &self.page else { return };
+        page.show(VIRTIO_MMIO_MAGIC_VALUE, MAGIC);
+        page.show(VIRTIO_MMIO_VERSION, VERSION);
+        page.show(VIRTIO_MMIO_DEVICE_ID, self.device_id);
+        page.show(VIRTIO_MMIO_VENDOR_ID, VENDOR);
+        for offset in READABLE {
+            page.show(offset, registers.read(offset));
+        }
+        page.show(VIRTIO_MMIO_STATUS, registers.status(false));
+        self.interrupt.show_need();
+    }
+
+    fn show_configuration(&self) {
+        if let Some(page) = &self.page {
+            let mut config = [0; CONFIG_SIZE];
+            lock(&self.device).read_config(0, &mut config);
+            page.show_configuration(&config);
+        }
     }
 
     /// The device's interrupt, whose line is to be bound to a GSI.
@@ -84,6 +155,13 @@ impl MmioTransport {
         &self.kicks
     }
 
+    /// An eventfd that may be bound to writes of the used-buffer bit to [`INTERRUPT_ACK`] where the guest reads its registers
+    /// from a page. Nobody looks at it: the bit then stays set until another acknowledgement or a reset, which costs a driver
+    /// no more than a look at a used ring that has not grown; InterruptStatus says what may have happened (4.2.2).
+    pub fn acknowledged(&self) -> &EventFd {
+        &self.acknowledged
+    }
+
     /// Takes the device back to idle, as a guest's write of 0 to Status does: it touches guest memory no more.
     pub fn reset(&self) {
         self.reset_locked(&mut lock(&self.registers));
@@ -93,6 +171,7 @@ impl MmioTransport {
         lock(&self.device).reset();
         registers.reset();
         self.interrupt.reset();
+        self.show(registers);
     }
 
     fn activate(&self, registers: &Registers) {
@@ -157,6 +236,7 @@ impl MmioTransport {
                         self.interrupt.needs_reset();
                     }
                 }
+                self.show(&registers);
             }
         }
     }
@@ -180,6 +260,7 @@ impl BusDevice for MmioTransport {
     fn write(&self, offset: u64, data: &[u8]) {
         if let Some(offset) = offset.checked_sub(u64::from(VIRTIO_MMIO_CONFIG)) {
             lock(&self.device).write_config(offset, data);
+            self.show_configuration();
         } else if let Some(register) = register(offset)
             && let Ok(data) = <[u8; 4]>::try_from(data)
         {

@@ -94,9 +94,14 @@ impl Machine {
         self.register(0x70, 1);
         self.register(0x70, 3);
         self.register(0x24, 0);
-        // Bits that devices have of their own, then EVENT_IDX and INDIRECT_DESC.
-        let own = u32::from(features & 0x3f) << 5;
-        self.register(0x20, own | u32::from(features >> 6) << 28);
+        // Bits that devices have of their own (13 and 14 are discard and write zeroes of a disk), then EVENT_IDX and
+        // INDIRECT_DESC; of all of them those that are offered, or the device would not start.
+        let own = u32::from(features & 0x3f) << 5
+            | u32::from(features & 0x10) << 9
+            | u32::from(features & 0x10) << 10;
+        let mut offered = [0; 4];
+        self.transport.read(0x10, &mut offered);
+        self.register(0x20, (own | u32::from(features >> 6) << 28) & u32::from_le_bytes(offered));
         self.register(0x24, 1);
         self.register(0x20, 1);
         self.register(0x70, 0xb);

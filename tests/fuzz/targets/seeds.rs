@@ -44,8 +44,30 @@ fn write_seeds() -> io::Result<()> {
     write("payload_config", &configs())?;
     write("report", &frames())?;
     write("boot_elf", &[kernel(1), kernel(3), pvh_kernel(), bzimage()])?;
-    write("virtio_blk", &[block_request(0), block_request(1), block_request(4), block_request(8)])?;
+    write("virtio_blk", &[block_request(0), block_request(1), block_request(4), block_request(8), block_request(11), block_request(13)])?;
+    write("virtio_mmio", &[registers(0), registers(1)])?;
     write("virtio_vsock", &[vsock_connection()])
+}
+
+/// A driver that brings a device up, takes a queue away, and resets the device.
+fn registers(device: u8) -> Vec<u8> {
+    let up = [
+        (0x70, 1),
+        (0x70, 3),
+        (0x24, 1),
+        (0x20, 1),
+        (0x70, 11),
+        (0x30, 0),
+        (0x38, 8),
+        (0x80, 0),
+        (0x90, 0x200),
+    ];
+    let use_it =
+        [(0xa0, 0x300), (0x44, 1), (0x70, 15), (0x50, 0), (0x64, 1), (0x44, 0), (0x14, 1), (0x70, 0)];
+    let write = |&(offset, value): &(u16, u32)| {
+        [&[0][..], &offset.to_le_bytes(), &value.to_le_bytes()[..]].concat().into_iter()
+    };
+    std::iter::once(device).chain(up.iter().chain(&use_it).flat_map(write)).collect()
 }
 
 fn avb_inputs() -> Vec<Vec<u8>> {

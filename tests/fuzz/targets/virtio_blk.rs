@@ -5,7 +5,7 @@ use std::fs::File;
 use std::sync::{Arc, LazyLock};
 
 use devices::virtio::Block;
-use devices::virtio::blk::{CompositeDisk, Content, Extent};
+use devices::virtio::blk::{BlockSpec, CompositeDisk, Content, EngineChoice, Extent};
 use fuzz::driver::Machine;
 use libfuzzer_sys::fuzz_target;
 
@@ -28,7 +28,9 @@ fuzz_target!(|data: &[u8]| {
         extent(2, Content::Zeros),
     ])
     .expect("extents in order");
-    let block = Block::new(disk, "fuzz", data.first().is_some_and(|b| b & 1 == 1)).expect("descriptors");
+    let read_only = data.first().is_some_and(|b| b & 1 == 1);
+    let spec = BlockSpec { id: "fuzz".into(), read_only, queues: 1, engine: EngineChoice::Sync };
+    let block = Block::with(disk, &spec).expect("descriptors");
     Machine::new(block, 1).run(data, || {});
     assert_eq!(FILE.metadata().expect("a file").len(), PART, "no request changes the disk's length");
 });

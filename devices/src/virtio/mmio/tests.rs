@@ -406,3 +406,64 @@ proptest! {
         }
     }
 }
+
+fn shown() -> (Arc<vm_memory::MmapRegion>, Arc<MmioTransport>) {
+    let region = Arc::new(vm_memory::MmapRegion::new(0x1000).unwrap());
+    let page = RegisterPage::new(Arc::clone(&region), 0x200).unwrap();
+    let device: Arc<Mutex<dyn VirtioDevice>> = Arc::new(Mutex::new(Probe::new()));
+    (region, MmioTransport::shown_in(Some(page), guest_memory(), device).unwrap())
+}
+
+fn in_page(region: &vm_memory::MmapRegion, offset: u32) -> u32 {
+    use vm_memory::VolatileMemory;
+    u32::from_le(region.get_ref(0x200 + offset as usize).unwrap().load())
+}
+
+#[test]
+fn a_page_of_registers_lies_in_its_region() {
+    let region = Arc::new(vm_memory::MmapRegion::new(0x1000).unwrap());
+    for (offset, fits) in
+        [(0, true), (0xe00, true), (0xe04, false), (0x1000, false), (0x100, false), (usize::MAX, false)]
+    {
+        assert_eq!(RegisterPage::new(Arc::clone(&region), offset).is_some(), fits, "{offset:#x}");
+    }
+}
+
+#[test]
+fn v1_2_4_2_2_interrupts_are_shown_in_the_page_before_the_line_rises() {
+    let (region, transport) = shown();
+    let status = |offset| in_page(&region, offset);
+    transport.interrupt().used_buffer();
+    assert_eq!(status(VIRTIO_MMIO_INTERRUPT_STATUS), STATUS_USED_BUFFER);
+    transport.interrupt().config_change();
+    assert_eq!(status(VIRTIO_MMIO_INTERRUPT_STATUS), STATUS_USED_BUFFER | STATUS_CONFIG_CHANGE);
+    assert_eq!(status(VIRTIO_MMIO_CONFIG_GENERATION), 1);
+    transport.write(INTERRUPT_ACK, &1_u32.to_le_bytes());
+    assert_eq!(status(VIRTIO_MMIO_INTERRUPT_STATUS), STATUS_CONFIG_CHANGE);
+    transport.interrupt().needs_reset();
+    assert_eq!(status(VIRTIO_MMIO_STATUS), 64);
+    transport.write(u64::from(VIRTIO_MMIO_STATUS), &1_u32.to_le_bytes());
+    assert_eq!(status(VIRTIO_MMIO_STATUS), 64 | 1, "a need outlives the driver's writes");
+    transport.reset();
+    assert_eq!([VIRTIO_MMIO_STATUS, VIRTIO_MMIO_INTERRUPT_STATUS].map(status), [0, 0]);
+}
+
+proptest! {
+    /// What the guest reads from its page is what an exit would give it, whatever was written before.
+    #[test]
+    fn v1_2_4_2_2_the_page_shows_what_the_registers_are(
+        writes in prop::collection::vec((0u32..0x48, prop_oneof![0u32..17, any::<u32>()]), 0..100),
+    ) {
+        let (region, transport) = shown();
+        let steps = [(0x70, 1), (0x70, 3), (0x24, 1), (0x20, 1), (0x70, 11)];
+        let steps = steps.into_iter().chain(writes.into_iter().map(|(register, value)| (register * 4, value)));
+        for (offset, value) in steps {
+            transport.write(u64::from(offset), &value.to_le_bytes());
+            for offset in (0..0x200).step_by(4) {
+                let mut data = [0; 4];
+                transport.read(u64::from(offset), &mut data);
+                prop_assert_eq!(u32::from_le_bytes(data), in_page(&region, offset), "register {:#x}", offset);
+            }
+        }
+    }
+}
