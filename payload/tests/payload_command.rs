@@ -71,9 +71,13 @@ fn others_accept_what_is_packed() {
     let place = Place::new();
     place.pack(&["--lib", "libs", "--asset", "data", "--config", "vm_config.json"]);
     // Without a word about SDKs: the manifest says them.
-    let v4 = ["verify", "--verbose", "hello.apk"];
+    let v4 = ["verify", "--verbose", "-v4-signature-file", "hello.apk.idsig", "hello.apk"];
     let said = judge(&place, "apksigner", &v4);
-    for scheme in ["v2 scheme (APK Signature Scheme v2)", "v3 scheme (APK Signature Scheme v3)"] {
+    for scheme in [
+        "v2 scheme (APK Signature Scheme v2)",
+        "v3 scheme (APK Signature Scheme v3)",
+        "v4 scheme (APK Signature Scheme v4)",
+    ] {
         assert!(said.contains(&format!("Verified using {scheme}: true")), "{said}");
     }
     assert!(said.contains("Number of signers: 1") && !said.contains("WARNING"), "{said}");
@@ -287,7 +291,7 @@ fn hash_trees() {
     let place = Place::new();
     place.hello();
     let said = place.good(&["verify", "hello.apk", "--idsig", "hello.apk.idsig"]);
-    assert!(said.contains("hash tree of \"hello.apk\""), "{said}");
+    assert!(said.contains("hash tree of \"hello.apk\"") && said.contains("v4 signature"), "{said}");
     // Beside its archive, it is verified by itself.
     place.good(&["verify", "hello.apk.idsig"]);
 
@@ -305,9 +309,9 @@ fn hash_trees() {
     place.good(&["verify", "hello.apk", "--idsig", "plain.idsig"]);
     assert!(place.fails(2, &["verify", "plain.idsig"]).contains("payload verify APK --idsig plain.idsig"));
 
-    place.good(&["create-idsig", "hello.apk", "salted.idsig", "--salt", "0badcafe"]);
+    place.good(&["create-idsig", "hello.apk", "salted.idsig", "--salt", "0badcafe", "--key", "key.pem"]);
     let facts = place.json(&["inspect", "--json", "salted.idsig"]);
-    assert_eq!((&facts["salt"], &facts["signed"]), (&"0badcafe".into(), &false.into()));
+    assert_eq!((&facts["salt"], &facts["signed"]), (&"0badcafe".into(), &true.into()));
     place.good(&["verify", "hello.apk", "--idsig", "salted.idsig"]);
 
     let mut damaged = signed.clone();
@@ -320,6 +324,20 @@ fn hash_trees() {
     place.fails(1, &["inspect", "cut.idsig"]);
     place.good(&["pack", "--package", "a.b", "--version-code", "1", "--key", "key.pem", "other.apk"]);
     place.fails(1, &["verify", "other.apk", "--idsig", "plain.idsig"]);
+    // By a stranger's key it is signed, and not by who signed the archive.
+    place.good(&[
+        "pack",
+        "--package",
+        "a.b",
+        "--version-code",
+        "1",
+        "--generate-key",
+        "stranger.pem",
+        "third.apk",
+    ]);
+    place.good(&["create-idsig", "hello.apk", "strange.idsig", "--key", "stranger.pem"]);
+    let said = place.fails(1, &["verify", "hello.apk", "--idsig", "strange.idsig"]);
+    assert!(said.contains("who did not sign the APK"), "{said}");
 }
 
 #[test]
@@ -333,12 +351,13 @@ fn hash_trees_that_are_refused() {
     let said = place.fails(1, &["create-idsig", "unsigned.apk", "out"]);
     assert!(said.contains("No APK Signing Block"), "{said}");
     assert!(!place.path("out").exists());
+    place.good(&["create-idsig", "--force", "unsigned.apk", "out"]);
     place.fails(1, &["create-idsig", "vm_config.json", "text.idsig"]);
     for salt in ["0", "xy", &"00".repeat(65)] {
-        let said = place.fails(2, &["create-idsig", "unsigned.apk", "salted", "--salt", salt]);
+        let said = place.fails(2, &["create-idsig", "--force", "unsigned.apk", "salted", "--salt", salt]);
         assert!(said.contains("--salt"), "{said}");
     }
-    let said = place.fails(2, &["create-idsig", "unsigned.apk", "unsigned.apk"]);
+    let said = place.fails(2, &["create-idsig", "--force", "unsigned.apk", "unsigned.apk"]);
     assert!(said.contains("the same file as the input"), "{said}");
     assert!(place.read("unsigned.apk") == unsigned && !place.path("salted").exists());
 }

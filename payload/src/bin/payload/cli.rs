@@ -72,8 +72,7 @@ The JSON document is {\"good\": .., \"files\": [{kind, file, good, sdk, scheme, 
 const PACK: &str = "\
 Libraries go to lib/ABI/, assets to assets/. Everything is stored as it is, libraries at page
 boundaries, so that a VM maps them from the verified disk. The APK is signed by schemes v2
-and v3 (Android 7 and later); --idsig writes its hash tree beside it.
-Equal inputs and keys give equal files.
+and v3 (Android 7 and later), and by v4 with --idsig. Equal inputs and keys give equal files.
 
 Examples:
   payload pack --package com.example.hello --version-code 1 \\
@@ -88,7 +87,7 @@ const CREATE_IDSIG: &str = "\
 Example:
   payload create-idsig hello.apk hello.apk.idsig
 
-Nobody vouches for the tree but the APK itself, which a VM verifies anyway.";
+Without --key nobody vouches for the tree but the APK itself, which a VM verifies anyway.";
 
 const CREATE_PARTITION: &str = "\
 SIZE is in bytes, or with K, M or G for multiples of 1024. OUT and SIZE may change places.
@@ -157,7 +156,7 @@ pub struct PackArgs {
     /// File to keep the new key in; it must not be there yet
     #[arg(long, value_name = "PEM")]
     pub generate_key: Option<PathBuf>,
-    /// Write the APK's hash tree as well [default file: OUT.idsig]
+    /// Write the APK's signed hash tree as well [default file: OUT.idsig]
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
     pub idsig: Option<Option<PathBuf>>,
 }
@@ -169,9 +168,18 @@ pub struct CreateIdsigArgs {
     pub apk: PathBuf,
     /// Idsig to write
     pub out: PathBuf,
+    /// Take an APK that is unsigned, or signed by nothing but DSA
+    #[arg(long)]
+    pub force: bool,
     /// Up to 64 bytes that stand before each block that is hashed
     #[arg(long, value_name = "HEX", default_value = "")]
     pub salt: String,
+    /// Private key to sign the tree with, in PEM
+    #[arg(long, value_name = "PEM")]
+    pub key: Option<PathBuf>,
+    /// Certificate of the key, in PEM; without it, one is made
+    #[arg(long, value_name = "PEM", requires = "key")]
+    pub cert: Option<PathBuf>,
 }
 
 /// Arguments of `create-partition`.

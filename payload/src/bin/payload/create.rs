@@ -4,6 +4,7 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
+use payload::apk::sign::SigningKey;
 use payload::idsig::Idsig;
 use payload::instance;
 
@@ -11,6 +12,7 @@ use crate::cli::{CreateIdsigArgs, CreatePartitionArgs, PartitionType};
 use crate::fault::{Outcome, Refusal};
 use crate::input::Input;
 use crate::output::{Existing, Output};
+use crate::pack::key;
 use crate::progress::Progress;
 use crate::text::unhex;
 
@@ -25,17 +27,30 @@ pub fn idsig(args: &CreateIdsigArgs, quiet: bool) -> Result<Outcome> {
     let salt = unhex(&args.salt).filter(|salt| salt.len() <= MAX_SALT);
     let salt = salt.ok_or_else(|| anyhow!("--salt is not up to {MAX_SALT} bytes in hexadecimal"))?;
     let apk = Input::open(&args.apk)?;
+    let key = args.key.as_deref().map(|pem| key::read(pem, args.cert.as_deref())).transpose()?;
     let output = Output::create(&args.out, PUBLIC, Existing::Replace, &[&apk])?;
-    write_idsig(&apk, &salt, &output, quiet)?;
+    write_idsig(&apk, &salt, args.force, key.as_ref(), &output, quiet)?;
     output.publish()?;
     Ok(Outcome::Good)
 }
 
 /// Hashes `apk` into `output`.
-fn write_idsig(apk: &Input, salt: &[u8], output: &Output, quiet: bool) -> Result<()> {
+fn write_idsig(
+    apk: &Input,
+    salt: &[u8],
+    force: bool,
+    key: Option<&SigningKey>,
+    output: &Output,
+    quiet: bool,
+) -> Result<()> {
     let progress = Progress::new("Hash", apk.len, quiet);
-    let (idsig, tree) = Idsig::create(&progress.watch(&apk.file), salt)
-        .map_err(|error| Refusal::new(format!("Make the idsig of {:?}", apk.path), error))?;
+    let source = progress.watch(&apk.file);
+    let make = if force { Idsig::create_forced } else { Idsig::create };
+    let refusal = |error| Refusal::new(format!("Make the idsig of {:?}", apk.path), error);
+    let (mut idsig, tree) = make(&source, salt).map_err(refusal)?;
+    if let Some(key) = key {
+        idsig.sign(&source, key).map_err(refusal)?;
+    }
     let mut out = BufWriter::new(output.file());
     idsig
         .write(&tree, &mut out)

@@ -48,7 +48,7 @@ pub fn run(args: &PackArgs, quiet: bool) -> Result<Outcome> {
     write_signed(&unsigned, &key, &apk, quiet)?;
     drop(unsigned);
     if let Some(idsig) = &idsig {
-        write_idsig(&apk, idsig, quiet)?;
+        write_idsig(&key, &apk, idsig, quiet)?;
     }
     let told = summary(args, &apk, &key)?;
     // The key first: without it, the archive could have no second version.
@@ -106,10 +106,12 @@ fn write_signed(unsigned: &std::fs::File, key: &SigningKey, output: &Output, qui
         .with_context(|| format!("Sign {:?}", output.path()))
 }
 
-fn write_idsig(apk: &Output, output: &Output, quiet: bool) -> Result<()> {
+fn write_idsig(key: &SigningKey, apk: &Output, output: &Output, quiet: bool) -> Result<()> {
     let context = || format!("Write {:?}", output.path());
     let progress = Progress::new("Hash", ReadAt::len(apk.file()).with_context(context)?, quiet);
-    let (idsig, tree) = Idsig::create(&progress.watch(apk.file()), &[]).with_context(context)?;
+    let source = progress.watch(apk.file());
+    let (mut idsig, tree) = Idsig::create(&source, &[]).with_context(context)?;
+    idsig.sign(&source, key).with_context(context)?;
     let mut out = BufWriter::new(output.file());
     idsig.write(&tree, &mut out).and_then(|()| out.flush()).with_context(context)
 }

@@ -152,7 +152,7 @@ fn apk_of(idsig: &Path) -> Result<PathBuf> {
 fn verify_idsig(input: &Input, apk: &Input, quiet: bool, verdict: &mut Verdict) -> Result<()> {
     let progress = Progress::new("Verify the hash tree of", apk.len, quiet);
     let apk_name = format!("{:?}", apk.path);
-    let read = Idsig::read(&input.file).map_err(|error| refuse(input, error))?;
+    let read = Idsig::read_file(&input.file).map_err(|error| refuse(input, error))?;
     compare_idsig(&read, &input.file, &progress.watch(&apk.file), &apk_name, verdict)
         .map_err(|error| refuse(input, error))
 }
@@ -167,6 +167,15 @@ fn compare_idsig(
 ) -> Result<()> {
     idsig.verify(source, apk)?;
     verdict.checked.push(format!("hash tree of {name}"));
+    if idsig.signing.signature.is_empty() {
+        return Ok(());
+    }
+    idsig.verify_signature(apk)?;
+    let certificate = hex(&Sha256::digest(&idsig.signing.certificate));
+    if !verdict.signers.is_empty() && verdict.signers.iter().all(|it| it.certificate_sha256 != certificate) {
+        bail!("the hash tree is signed by {certificate}, who did not sign the APK");
+    }
+    verdict.checked.push(format!("v4 signature, certificate {certificate}"));
     Ok(())
 }
 
