@@ -469,3 +469,32 @@ fn a_full_disk_leaves_nothing() {
     assert_eq!(lines.last(), Some(&"old"), "{said}");
     assert!(String::from_utf8_lossy(&output.stderr).contains("No space left on device"));
 }
+
+/// Section 4: the reference signer's archives, and its verdicts at SDK 35.
+#[test]
+fn verdicts_on_the_reference_archives() {
+    let root = std::env::var_os("KAPSEL_TEST_DATA").map_or_else(
+        || std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data"),
+        std::path::PathBuf::from,
+    );
+    let Ok(expected) = fs::read(root.join("apk/expected.json")) else {
+        return skip("verdicts_on_the_reference_archives", &format!("no archives in {}", root.display()));
+    };
+    let place = Place::new();
+    let expected: serde_json::Value = serde_json::from_slice(&expected).unwrap();
+    let expected = expected.as_object().unwrap();
+    assert!(expected.len() >= 6);
+    for (name, verdict) in expected {
+        let path = root.join("apk").join(name);
+        let path = path.to_str().unwrap();
+        let good = verdict["result"] == "accept";
+        for subcommand in ["verify", "inspect"] {
+            assert_eq!(place.run(&[subcommand, path]).status, i32::from(!good), "{subcommand} {name}");
+        }
+        if good {
+            let found = place.json(&["verify", "--json", path]);
+            assert_eq!(found["files"][0]["scheme"], verdict["scheme"], "{name}");
+            assert_eq!(found["files"][0]["signers"][0]["certificate_sha256"], verdict["cert"], "{name}");
+        }
+    }
+}

@@ -103,6 +103,78 @@ fn a_disk() {
     place.fails(1, &["verify", "cut.img"]);
 }
 
+fn apex() -> Vec<u8> {
+    let key = payload::avb::make::SigningKey::from_seed([3; 32], 2048).unwrap();
+    let filesystem: Vec<u8> = (0..200 * 4096).map(|i: usize| (i % 251).to_le_bytes()[0]).collect();
+    payload::apex::make::apex("com.example.shared", 5, filesystem, &[9; 32], &key).unwrap()
+}
+
+#[test]
+fn a_shared_component() {
+    let place = Place::new();
+    let mut bytes = apex();
+    place.write("shared.apex", &bytes);
+    is_drawn("apex.txt", &place.good(&["inspect", "shared.apex"]));
+    let said = place.good(&["verify", "shared.apex"]);
+    assert!(said.contains("filesystem of com.example.shared version 5"), "{said}");
+    let facts = place.json(&["inspect", "--json", "shared.apex"]);
+    assert_eq!(
+        (&facts["kind"], &facts["version"], &facts["good"]),
+        (&"apex".into(), &5.into(), &true.into())
+    );
+    // One byte of the filesystem.
+    let image = usize::try_from(facts["image"]["offset"].as_u64().unwrap()).unwrap();
+    bytes[image + 5000] ^= 1;
+    place.write("shared.apex", &bytes);
+    let run = place.run(&["inspect", "shared.apex"]);
+    assert!(
+        run.status == 1 && run.out.contains("✗ the filesystem is not what the key vouches for"),
+        "{}",
+        run.out
+    );
+    place.fails(1, &["verify", "shared.apex"]);
+    place.write("shared.apex", &bytes[..bytes.len() - 1]);
+    place.fails(1, &["verify", "shared.apex"]);
+}
+
+/// What `mk_payload` makes, in every layout.
+#[test]
+fn a_composite_disk() {
+    let place = Place::new();
+    place.hello();
+    place.write("shared.apex", &apex());
+    let config = r#"{"apexes": [{"name": "com.example.shared", "path": "shared.apex"}],
+        "apk": {"name": "apk", "path": "hello.apk", "idsigPath": "hello.apk.idsig"},
+        "payload_config_path": "/mnt/apk/assets/vm_config.json",}"#;
+    place.write("config.json", config.as_bytes());
+    for layout in ["kapsel", "2021-06", "2021-08"] {
+        let made = std::process::Command::new(env!("CARGO_BIN_EXE_mk_payload"))
+            .args(["--layout", layout, "config.json", "disk.img"])
+            .current_dir(place.dir())
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let facts = place.json(&["inspect", "--json", "disk.img"]);
+        assert_eq!(facts["good"], true, "{layout}: {facts:#}");
+        let kinds: Vec<&str> = facts["partitions"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|partition| partition["holds"]["kind"].as_str().unwrap())
+            .collect();
+        assert_eq!(kinds, ["metadata", "apex", "apk", "idsig"], "{layout}");
+        let filler = if layout == "2021-08" { "zero" } else { "size" };
+        assert_eq!(facts["partitions"][1]["filler"], filler, "{layout}");
+        assert!(facts["composite"]["components"].as_array().unwrap().len() >= 5);
+        let said = place.good(&["verify", "disk.img"]);
+        assert!(said.contains("filesystem of com.example.shared version 5"), "{said}");
+        assert!(place.good(&["inspect", "disk.img"]).starts_with("disk.img: composite disk, "));
+    }
+    // A component that is gone is no verdict on the disk.
+    std::fs::remove_file(place.path("hello.apk")).unwrap();
+    place.fails(2, &["verify", "disk.img"]);
+}
+
 #[test]
 fn metadata_and_instance_images() {
     let place = Place::new();

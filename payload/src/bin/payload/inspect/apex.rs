@@ -92,11 +92,8 @@ impl ApexFacts {
         };
         page.mark("image", verdict.0, verdict.1);
         page.field("root", &self.root_digest);
-        page.field("key", &self.public_key_sha256);
-        page.field(
-            "tree",
-            &format!("{}, salt {}", self.hash, if self.salt.is_empty() { "none" } else { &self.salt }),
-        );
+        page.field("key hash", &self.public_key_sha256);
+        page.field("salt", if self.salt.is_empty() { "none" } else { &self.salt });
         match (&self.container_certificate_sha256, &self.container_problem) {
             (Some(certificate), _) => {
                 page.mark("container", Mark::Good, "signed as an APK is; SHA-256 of the certificate:");
