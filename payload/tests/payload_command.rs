@@ -196,10 +196,20 @@ fn packing_refuses_what_would_not_work() {
         assert!(said.lines().skip(1).all(|line| line.starts_with("  caused by: ")), "{said}");
         assert_eq!(place.names(), before, "{args:?}");
     }
-    // The archive is not to be written over a file that goes into it.
-    let same =
-        ["pack", "--package", "a.b", "--version-code", "1", "--lib", "x86_64=libhello.so", "libhello.so"];
-    assert!(place.fails(2, &same).contains("the same file as the input"));
+    // Nothing is written over a file that goes into it, or twice to one place.
+    let pack = ["pack", "--package", "a.b", "--version-code", "1", "--lib", "x86_64=libhello.so"];
+    for (more, word) in [
+        (&["libhello.so"][..], "the same file as the input"),
+        (&["--key", "key.pem", "key.pem"], "the same file as the input"),
+        (&["--key", "key.pem", "--idsig=./key.pem", "out.apk"], "the same file as the input"),
+        (&["--key", "key.pem", "--idsig=data/../out.apk", "out.apk"], "written twice"),
+        (&["--generate-key", "out.apk", "out.apk"], "written twice"),
+    ] {
+        let said = place.fails(2, &[&pack[..], more].concat());
+        assert!(said.contains(word), "{more:?}: {said}");
+        assert_eq!(place.names(), before, "{more:?}");
+    }
+    assert_eq!(place.read("key.pem"), command::KEY.as_bytes());
     assert_eq!(place.read("libhello.so"), library(62, 20_000));
 }
 

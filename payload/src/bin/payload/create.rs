@@ -28,7 +28,11 @@ pub fn idsig(args: &CreateIdsigArgs, quiet: bool) -> Result<Outcome> {
     let salt = salt.ok_or_else(|| anyhow!("--salt is not up to {MAX_SALT} bytes in hexadecimal"))?;
     let apk = Input::open(&args.apk)?;
     let key = args.key.as_deref().map(|pem| key::read(pem, args.cert.as_deref())).transpose()?;
-    let output = Output::create(&args.out, PUBLIC, Existing::Replace, &[&apk])?;
+    let read_once = [&args.key, &args.cert];
+    let read_once =
+        read_once.into_iter().flatten().map(|path| Input::open(path)).collect::<Result<Vec<_>>>()?;
+    let inputs: Vec<&Input> = std::iter::once(&apk).chain(&read_once).collect();
+    let output = Output::create(&args.out, PUBLIC, Existing::Replace, &inputs)?;
     write_idsig(&apk, &salt, args.force, key.as_ref(), &output, quiet)?;
     output.publish()?;
     Ok(Outcome::Good)

@@ -55,6 +55,8 @@ const INDENT: usize = 2;
 const NAME: usize = 10;
 /// Most lines of one value that is shown, and of one that is judged: a digest has two, a reason four.
 const FIELD_LINES: usize = 3;
+/// Most rows of a table: two for each partition that a disk usually can have.
+const ROWS: usize = 256;
 const MARK_LINES: usize = 12;
 
 impl Page {
@@ -113,8 +115,9 @@ impl Page {
     /// Rows of cells under a head, each column as wide as it must be. Columns whose head begins with `>` are aligned to
     /// the right; a cell more than there are columns gets a line of its own.
     pub fn table(&mut self, head: &[&str], rows: &[Vec<String>]) {
+        let left_off = rows.len().saturating_sub(ROWS);
         let rows: Vec<Vec<String>> =
-            rows.iter().map(|row| row.iter().map(|cell| self.fit(cell)).collect()).collect();
+            rows.iter().take(ROWS).map(|row| row.iter().map(|cell| self.fit(cell)).collect()).collect();
         let width_of = |column: usize| {
             let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
             cells.chain([head[column].trim_start_matches('>').len()]).max().unwrap_or(0)
@@ -136,6 +139,9 @@ impl Page {
                 let note = format!("{:indent$}{note}", "", indent = INDENT + widths[0].min(3) + 2);
                 self.line(&cut(&note, self.screen.width, self.screen.unicode));
             }
+        }
+        if left_off > 0 {
+            self.line(&format!("{:INDENT$}and {left_off} more", ""));
         }
     }
 
@@ -323,18 +329,29 @@ fn merge(segments: &[Segment], room: usize, sign: &str) -> Vec<Segment> {
     let mut segments = segments.to_vec();
     let needed =
         |all: &[Segment]| all.iter().map(|segment| segment.tag.chars().count().max(1) + 1).sum::<usize>() + 1;
+    // Far too many are halved first: the search below looks at all of them for each one that goes.
+    while segments.len() > 8 * room {
+        segments = segments.chunks(2).map(|pair| join(pair, sign)).collect();
+    }
     while segments.len() > 1 && needed(&segments) > room {
         let smallest = (0..segments.len() - 1)
             .min_by_key(|at| segments[*at].len.saturating_add(segments[*at + 1].len))
             .expect("there are two");
-        let second = segments.remove(smallest + 1);
-        let first = &mut segments[smallest];
-        first.tag = sign.to_owned();
-        first.len = first.len.saturating_add(second.len);
-        first.used = first.used.saturating_add(second.used);
-        first.frame &= second.frame;
+        segments[smallest] = join(&segments[smallest..smallest + 2], sign);
+        segments.remove(smallest + 1);
     }
     segments
+}
+
+/// Neighbours as one segment.
+fn join(parts: &[Segment], sign: &str) -> Segment {
+    let sum = |of: fn(&Segment) -> u64| parts.iter().map(of).fold(0, u64::saturating_add);
+    Segment {
+        tag: sign.to_owned(),
+        len: sum(|part| part.len),
+        used: sum(|part| part.used),
+        frame: parts.iter().all(|part| part.frame),
+    }
 }
 
 #[cfg(test)]
@@ -423,6 +440,14 @@ mod tests {
             for line in &lines[..4] {
                 prop_assert_eq!(line.chars().count(), width);
             }
+        }
+
+        #[test]
+        fn long_tables_are_cut(rows in 0usize..600) {
+            let mut page = Page::new(PLAIN);
+            page.table(&[">#"], &(0..rows).map(|row| vec![row.to_string()]).collect::<Vec<_>>());
+            let lines = page.finish().lines().count();
+            prop_assert_eq!(lines, 1 + rows.min(ROWS) + usize::from(rows > ROWS));
         }
 
         #[test]

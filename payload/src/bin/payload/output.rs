@@ -127,7 +127,8 @@ fn place(path: &Path, existing: Existing, inputs: &[&Input]) -> Result<PathBuf> 
     Ok(fs::canonicalize(path)?)
 }
 
-fn parent(path: &Path) -> &Path {
+/// The directory that a file is in.
+pub fn parent(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 

@@ -3,10 +3,11 @@
 pub mod key;
 mod plan;
 
+use std::collections::HashSet;
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use payload::ReadAt;
 use payload::apk::manifest::{Manifest, V2_SDK};
 use payload::apk::pack::Packer;
@@ -19,7 +20,7 @@ use crate::cli::PackArgs;
 use crate::create::PUBLIC;
 use crate::fault::Outcome;
 use crate::input::Input;
-use crate::output::{Existing, Output};
+use crate::output::{self, Existing, Output};
 use crate::progress::Progress;
 use crate::screen;
 use crate::text::{clean, count, hex, size};
@@ -35,9 +36,13 @@ pub fn run(args: &PackArgs, quiet: bool) -> Result<Outcome> {
         Some(pem) => key::read(pem, args.cert.as_deref())?,
         None => SigningKey::generate().context("Make a key")?,
     };
-    let inputs: Vec<&Input> = plan.items.iter().filter_map(Item::input).collect();
+    let read_once = [&args.key, &args.cert, &args.config];
+    let read_once =
+        read_once.into_iter().flatten().map(|path| Input::open(path)).collect::<Result<Vec<_>>>()?;
+    let inputs: Vec<&Input> = plan.items.iter().filter_map(Item::input).chain(&read_once).collect();
     let apk = Output::create(&args.out, PUBLIC, Existing::Replace, &inputs)?;
     let idsig_path = args.idsig.as_ref().map(|path| path.clone().unwrap_or_else(|| beside(&args.out)));
+    refuse_equal(&[Some(&args.out), idsig_path.as_ref(), args.generate_key.as_ref()])?;
     let idsig = idsig_path
         .as_ref()
         .map(|path| Output::create(path, PUBLIC, Existing::Replace, &inputs))
@@ -67,6 +72,19 @@ pub fn run(args: &PackArgs, quiet: bool) -> Result<Outcome> {
     Ok(Outcome::Good)
 }
 
+/// Refuses to write two files to one place.
+fn refuse_equal(paths: &[Option<&PathBuf>]) -> Result<()> {
+    let mut seen = HashSet::new();
+    for path in paths.iter().flatten() {
+        // The directory is there; the file need not be.
+        let directory = std::fs::canonicalize(output::parent(path)).unwrap_or_default();
+        if !seen.insert(directory.join(path.file_name().unwrap_or_default())) {
+            bail!("Write {path:?}: it would be written twice; give each file a place of its own");
+        }
+    }
+    Ok(())
+}
+
 /// Where an archive's idsig is looked for: its path with one more extension.
 pub fn beside(apk: &std::path::Path) -> PathBuf {
     let mut path = apk.as_os_str().to_owned();
@@ -76,8 +94,7 @@ pub fn beside(apk: &std::path::Path) -> PathBuf {
 
 /// The archive before it is signed, in a file without a name beside the one that is to be.
 fn write_unsigned(args: &PackArgs, plan: &Plan, quiet: bool) -> Result<std::fs::File> {
-    let directory = args.out.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let directory = directory.unwrap_or(std::path::Path::new("."));
+    let directory = output::parent(&args.out);
     let file = tempfile::tempfile_in(directory).with_context(|| format!("Write to {directory:?}"))?;
     let manifest = Manifest { package: args.package.clone(), version_code: args.version_code };
     let version_name = args.version_name.clone().unwrap_or_else(|| args.version_code.to_string());

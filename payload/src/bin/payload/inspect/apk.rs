@@ -15,6 +15,8 @@ use crate::text::{count, size};
 
 /// Entries that are listed.
 const LISTED: usize = 8;
+/// ABIs that are drawn, and obstacles that are told.
+const MAX_LINES: usize = 16;
 /// Configurations that are looked at.
 const MAX_CONFIGS: usize = 16;
 
@@ -231,7 +233,8 @@ fn vm(
             }
         };
         if let Some(task) = config.task.as_ref().filter(|task| task.kind == TaskType::MicrodroidLauncher) {
-            for (abi, _) in abis.iter().filter(|(_, libraries)| !libraries.contains(&task.command)) {
+            let lacks = abis.iter().filter(|(_, libraries)| !libraries.contains(&task.command));
+            for (abi, _) in lacks.take(MAX_LINES.saturating_sub(obstacles.len())) {
                 obstacles.push(format!("{path}: {} is not in lib/{abi}", task.command));
             }
         }
@@ -257,9 +260,12 @@ impl ApkFacts {
             some => format!("{some} not aligned"),
         };
         page.field("entries", &format!("{}, {packed}, {aligned}", count(entries.count as u64, "file")));
-        for (index, (abi, libraries)) in self.abis.iter().enumerate() {
+        for (index, (abi, libraries)) in self.abis.iter().take(MAX_LINES).enumerate() {
             let name = if index == 0 { "ABIs" } else { "" };
             page.field(name, &format!("{abi}: {}", libraries.join(", ")));
+        }
+        if let Some(more) = self.abis.len().checked_sub(MAX_LINES).filter(|more| *more > 0) {
+            page.field("", &format!("and {more} more"));
         }
         page.gap();
         self.draw_map(page);
