@@ -3,7 +3,8 @@
 //! A kernel without kvmclock reads it once while it boots: seconds, status A, seconds, then the date, then
 //! the two again, each by a write of an index and a read of the value, and all of it again when the second
 //! changed in between or when an update is in progress. So the time is latched for a while, an update is
-//! never in progress, and the values are binary: one pass always does.
+//! never in progress: one pass always does. The values are decimal, two digits to the byte, as on every PC: Linux
+//! takes them so whatever status B says (RTC_ALWAYS_BCD).
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -31,8 +32,8 @@ const STATUS_D: u8 = 0x0d;
 
 /// 32.768 kHz time base, 1024 Hz rate; bit 7, update in progress, is never set.
 const STATUS_A_VALUE: u8 = 0x26;
-/// 24-hour mode, binary values, no interrupts.
-const STATUS_B_VALUE: u8 = 0x06;
+/// 24-hour mode, decimal values, no interrupts.
+const STATUS_B_VALUE: u8 = 0x02;
 /// The battery is good.
 const STATUS_D_VALUE: u8 = 0x80;
 
@@ -85,14 +86,14 @@ impl State {
         }
         let time = &self.time;
         match self.index {
-            SECONDS => time.second,
-            MINUTES => time.minute,
-            HOURS => time.hour,
-            WEEKDAY => time.weekday,
-            DAY => time.day,
-            MONTH => time.month,
-            YEAR => time.year,
-            CENTURY => time.century,
+            SECONDS => decimal(time.second),
+            MINUTES => decimal(time.minute),
+            HOURS => decimal(time.hour),
+            WEEKDAY => decimal(time.weekday),
+            DAY => decimal(time.day),
+            MONTH => decimal(time.month),
+            YEAR => decimal(time.year),
+            CENTURY => decimal(time.century),
             STATUS_A => STATUS_A_VALUE,
             STATUS_B => STATUS_B_VALUE,
             STATUS_C => 0,
@@ -129,6 +130,11 @@ impl BusDevice for Cmos {
             state.memory[index] = value;
         }
     }
+}
+
+/// Two decimal digits to the byte; `value` is below 100.
+fn decimal(value: u8) -> u8 {
+    ((value / 10) << 4) | (value % 10)
 }
 
 /// A time of the Gregorian calendar, as the clock's registers hold it.
