@@ -258,3 +258,81 @@ pub fn rom() -> Vec<u8> {
     rom.resize(len, 0);
     rom
 }
+
+/// Where the other processors of [`processors`] start: a page below 1 MiB that only the first code's stack shares.
+const START_PAGE: u8 = 0x08;
+
+/// Starts all other processors by INIT and SIPI, waits until `others` of them have counted themselves, prints `ALL n\n`,
+/// then resets.
+pub fn processors(others: u8) -> Vec<u8> {
+    // Real mode at 0x8000: lock inc byte cs:[0x100]; 1: hlt; jmp 1b
+    let start = [0x2e, 0xf0, 0xfe, 0x06, 0x00, 0x01, 0xf4, 0xeb, 0xfd];
+    let mut code = Vec::new();
+    for (at, byte) in (u32::from(START_PAGE) << 12..).zip(start) {
+        code.extend([0xc6, 0x04, 0x25]); //          mov byte [at], byte
+        code.extend(at.to_le_bytes());
+        code.push(byte);
+    }
+    code.extend([0xbb, 0x00, 0x03, 0xe0, 0xfe]); //  mov ebx, the interrupt command register
+    for command in [0xc_4500, 0xc_4600 | u32::from(START_PAGE)] {
+        code.extend([0xc7, 0x03]); //                mov dword [rbx], INIT or SIPI, to all others
+        code.extend(command.to_le_bytes());
+    }
+    code.extend([0x80, 0x3c, 0x25, 0x00, 0x81, 0, 0, others]); // 1: cmp byte [0x8100], others
+    code.extend([0x75, 0xf6]); //                    jne 1b
+    code.extend(put_bytes(format!("ALL {others}\n").as_bytes()));
+    code.extend(RESET);
+    code
+}
+
+/// Asks for a reset and, without waiting for it, prints what must never be seen.
+pub fn run_on_after_reset() -> Vec<u8> {
+    join(&[&put_bytes(b"RESET\n"), &RESET[..4], &put_bytes(b"ON AND ON\n"), SPIN])
+}
+
+/// Writes `control` to ACPI's PM1a control register, then spins.
+pub fn sleep_state(control: u16) -> Vec<u8> {
+    let [low, high] = control.to_le_bytes();
+    join(&[
+        &[0xba, 0x04, 0x06, 0, 0], // mov edx, 0x604
+        &[0x66, 0xb8, low, high],  // mov ax, control
+        &[0x66, 0xef],             // out dx, ax
+        SPIN,
+    ])
+}
+
+/// Tells the panic device what it understands of `events`, then spins.
+pub fn panic_events(events: u8) -> Vec<u8> {
+    join(&[
+        &[0xba, 0x05, 0x05, 0, 0], // mov edx, 0x505
+        &[0xec],                   // in al, dx
+        &[0x24, events],           // and al, events
+        &[0xee],                   // out dx, al
+        SPIN,
+    ])
+}
+
+/// Enables the power button, prints `READY\n`, waits until it is pressed, prints `PRESSED\n`, then switches itself off.
+pub fn power_button() -> Vec<u8> {
+    join(&[
+        &[0xba, 0x02, 0x06, 0, 0], // mov edx, 0x602
+        &[0x66, 0xb8, 0x00, 0x01], // mov ax, 0x100
+        &[0x66, 0xef],             // out dx, ax
+        &put_bytes(b"READY\n"),
+        &[0xba, 0x00, 0x06, 0, 0], // mov edx, 0x600
+        &[0x66, 0xed],             // 1: in ax, dx
+        &[0xf6, 0xc4, 0x01],       // test ah, 1
+        &[0x74, 0xf9],             // jz 1b
+        &put_bytes(b"PRESSED\n"),
+        &sleep_state(0x3400),
+    ])
+}
+
+/// Where [`count`] counts.
+pub const COUNTER: u64 = SCRATCH as u64;
+
+/// Counts for ever.
+pub fn count() -> Vec<u8> {
+    // 1: inc dword [SCRATCH]; jmp 1b
+    join(&[&[0xff, 0x04, 0x25], &SCRATCH.to_le_bytes(), &[0xeb, 0xf7]])
+}

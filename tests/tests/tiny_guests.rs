@@ -281,6 +281,63 @@ fn several_ramdisks_and_a_bootconfig_are_one() {
 }
 
 #[test]
+fn every_processor_starts_and_stops() {
+    if !kvm_for("every_processor_starts_and_stops") {
+        return;
+    }
+    for count in [1_u8, 2, 5, 32] {
+        let ended = RawVm::new(&guests::processors(count - 1)).with("cpu_topology", json!(count)).run();
+        assert_eq!((ended.text(), ended.status), (format!("ALL {}\n", count - 1), 0), "{ended:?}");
+    }
+    // Processors that nobody started wait, and are stopped all the same.
+    let running = RawVm::new(&guests::spin()).with("cpu_topology", json!(3)).start().wait_for("READY\n");
+    running.signal(libc::SIGTERM);
+    assert_eq!(running.wait().status, 143);
+}
+
+#[test]
+fn nothing_runs_on_after_a_reset() {
+    if !kvm_for("nothing_runs_on_after_a_reset") {
+        return;
+    }
+    for _ in 0..5 {
+        let ended = RawVm::new(&guests::run_on_after_reset()).run();
+        assert_eq!((ended.text().as_str(), ended.status), ("RESET\n", 0), "{ended:?}");
+    }
+}
+
+#[test]
+fn soft_off_and_a_panic_end_the_vm() {
+    if !kvm_for("soft_off_and_a_panic_end_the_vm") {
+        return;
+    }
+    // SLP_EN with the type of S5.
+    let ended = RawVm::new(&guests::sleep_state(1 << 13 | 5 << 10)).run();
+    assert_eq!(ended.status, 0, "{ended:?}");
+    assert!(ended.stderr.contains("SHUTDOWN"), "{ended:?}");
+    let ended = RawVm::new(&guests::panic_events(1)).run();
+    assert_eq!(ended.status, 125, "{ended:?}");
+    assert!(ended.stderr.contains("CRASH") && ended.stderr.contains("panicked"), "{ended:?}");
+}
+
+#[test]
+fn a_guest_that_listens_is_asked_before_it_is_stopped() {
+    if !kvm_for("a_guest_that_listens_is_asked_before_it_is_stopped") {
+        return;
+    }
+    let running = RawVm::new(&guests::power_button()).arg("--grace").arg("300").start().wait_for("READY\n");
+    running.signal(libc::SIGTERM);
+    let ended = running.wait();
+    assert_eq!((ended.text().as_str(), ended.status), ("READY\nPRESSED\n", 143), "{ended:?}");
+    assert!(ended.stderr.contains("SHUTDOWN"), "{ended:?}");
+    // Without a grace nobody is asked.
+    let running = RawVm::new(&guests::power_button()).arg("--grace").arg("0").start().wait_for("READY\n");
+    running.signal(libc::SIGINT);
+    let ended = running.wait();
+    assert_eq!((ended.text().as_str(), ended.status), ("READY\n", 130), "{ended:?}");
+}
+
+#[test]
 fn memory_above_the_gap_is_memory() {
     if !kvm_for("memory_above_the_gap_is_memory") {
         return;

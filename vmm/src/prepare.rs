@@ -220,7 +220,7 @@ pub fn raw(config_path: &Path, config: &RawConfig) -> Result<Prepared, PrepareEr
         params: config.params.clone().unwrap_or_default(),
         discovery: config.discovery,
         memory: config.memory_mib() << 20,
-        vcpus: 1,
+        vcpus: config.cpu_topology.vcpus(),
         disks,
         vsock: None,
         payload_timeout: None,
@@ -266,7 +266,7 @@ pub fn app(config_path: &Path, config: &AppConfig, os_dir: Option<&Path>) -> Res
         // The guest's kernel is ours, and has no ACPI.
         discovery: Discovery::Cmdline,
         memory: config.memory_mib() << 20,
-        vcpus: 1,
+        vcpus: config.cpu_topology.vcpus(),
         disks: vec![disk],
         vsock: Some(VsockConfig { guest_cid: u64::from(choose_cid()), socket: None }),
         payload_timeout: Some(if software { START_TIMEOUT_SOFTWARE } else { START_TIMEOUT }),

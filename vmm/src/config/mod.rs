@@ -166,15 +166,30 @@ pub enum CpuTopology {
     Count(u8),
 }
 
+/// Most vCPUs that a VM can have.
+pub const MAX_VCPUS: u8 = 32;
+
 impl CpuTopology {
-    pub(crate) fn check(self, path: &Path) -> Result<u8, ConfigError> {
+    pub(crate) fn check(self, path: &Path) -> Result<(), ConfigError> {
         match self {
-            Self::OneCpu | Self::Count(1) => Ok(1),
-            Self::MatchHost | Self::Count(_) => Err(ConfigError::Value {
+            Self::OneCpu | Self::MatchHost | Self::Count(1..=MAX_VCPUS) => Ok(()),
+            Self::Count(count) => Err(ConfigError::Value {
                 path: path.to_path_buf(),
                 key: "cpu_topology",
-                message: "only \"one_cpu\" is supported by this version".to_string(),
+                message: format!("{count}, expected \"one_cpu\", \"match_host\" or 1 to {MAX_VCPUS}"),
             }),
+        }
+    }
+
+    /// How many vCPUs: of the host's, those that this process may use.
+    pub fn vcpus(self) -> u8 {
+        match self {
+            Self::OneCpu => 1,
+            Self::Count(count) => count,
+            Self::MatchHost => {
+                let host = std::thread::available_parallelism().map_or(1, usize::from);
+                u8::try_from(host).unwrap_or(MAX_VCPUS).min(MAX_VCPUS)
+            }
         }
     }
 }

@@ -89,7 +89,7 @@ fn values_out_of_range_name_the_key() {
     );
     assert!(check(AppConfig { os_name: Some("../x".into()), ..base.clone() }).contains("os_name"));
     assert!(check(AppConfig { apk: "".into(), ..base.clone() }).contains("apk"));
-    assert!(check(AppConfig { cpu_topology: CpuTopology::Count(2), ..base }).contains("cpu_topology"));
+    assert!(check(AppConfig { cpu_topology: CpuTopology::Count(33), ..base }).contains("cpu_topology"));
 }
 
 #[test]
@@ -121,4 +121,18 @@ fn bootconfig_keys_have_types() {
     let message = raw(r#"{"bootconfig": {"a": 1.5}}"#).unwrap_err().to_string();
     assert!(message.contains("expected null, a boolean, an integer, a text or a list of texts"), "{message}");
     assert!(raw(r#"{"bootconfig": {"a b": 1}}"#).unwrap().bootconfig().is_err());
+}
+
+#[test]
+fn vcpus_are_counted() {
+    let raw = |text: &str| parse::<RawConfig>(Path::new("vm.json"), text, &RAW_KEYS);
+    let count = |value: &str| raw(&format!("{{\"cpu_topology\": {value}}}")).unwrap().cpu_topology;
+    assert_eq!((count("\"one_cpu\"").vcpus(), count("1").vcpus(), count("32").vcpus()), (1, 1, 32));
+    let host = std::thread::available_parallelism().unwrap().get();
+    assert_eq!(usize::from(count("\"match_host\"").vcpus()), host.min(32));
+    for wrong in [CpuTopology::Count(0), CpuTopology::Count(33), CpuTopology::Count(255)] {
+        let message = wrong.check(Path::new("vm.json")).unwrap_err().to_string();
+        assert!(message.contains("cpu_topology") && message.contains("1 to 32"), "{message}");
+    }
+    assert!(raw(r#"{"cpu_topology": 256}"#).is_err());
 }

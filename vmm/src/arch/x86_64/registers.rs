@@ -29,7 +29,9 @@ pub fn configure_vcpu(
     cpu: &CpuTemplate,
     boot: Option<&BootState>,
 ) -> Result<(), (&'static str, kvm_ioctls::Error)> {
-    vcpu.set_cpuid2(&cpu.for_vcpu(id)).map_err(|e| ("CPUID", e))?;
+    // An old KVM that cannot tell leaves it to the guest to find out.
+    let tsc_khz = vcpu.get_tsc_khz().unwrap_or(0);
+    vcpu.set_cpuid2(&cpu.for_vcpu(id, tsc_khz)).map_err(|e| ("CPUID", e))?;
     set_msrs(vcpu);
     let fpu = kvm_fpu { fcw: 0x37f, mxcsr: 0x1f80, ..Default::default() };
     vcpu.set_fpu(&fpu).map_err(|e| ("FPU", e))?;
