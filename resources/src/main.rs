@@ -22,6 +22,7 @@ mod prepare;
 mod run;
 mod sample;
 mod steps;
+mod stock;
 mod test_all;
 
 use host::image;

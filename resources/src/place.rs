@@ -70,6 +70,11 @@ impl Place {
         self.images.join("vmm")
     }
 
+    /// A distribution's kernel and its modules, for the tests.
+    pub fn stock_dir(&self) -> PathBuf {
+        self.images.join("stock")
+    }
+
     /// The log of one step.
     pub fn log(&self, step: &str) -> PathBuf {
         self.images.join("logs").join(format!("{step}.log"))

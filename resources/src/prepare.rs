@@ -14,7 +14,7 @@ use crate::place::Place;
 use crate::run;
 use crate::steps::Steps;
 use crate::test_all::TestProgram;
-use crate::{General, cargo, guest, sample};
+use crate::{General, cargo, guest, sample, stock};
 
 /// What can be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -45,6 +45,7 @@ enum Task {
     Sample,
     Vmm,
     Tests,
+    StockKernel,
 }
 
 /// What it costs the first time: seconds on one core, and MB of disk that stay.
@@ -66,6 +67,7 @@ impl Task {
             Self::Sample => (2, 1),
             Self::Vmm => (200, 370),
             Self::Tests => (300, 2400),
+            Self::StockKernel => (10, 200),
         };
         Cost { seconds, megabytes }
     }
@@ -107,6 +109,9 @@ impl Plan {
                 purposes.extend(purpose);
             }
         }
+        if parts.contains(&Part::Tests) && !place.stock_dir().exists() {
+            tasks.insert(Task::StockKernel);
+        }
         let packages = packages::missing(&purposes)?;
         if !packages.is_empty() {
             tasks.insert(Task::Packages);
@@ -116,7 +121,7 @@ impl Plan {
             Task::Sample => place.sample_dir().exists(),
             Task::Vmm => place.vmm().exists(),
             Task::Tests => cargo::tests_marker(place).exists(),
-            Task::Packages | Task::Source | Task::GuestKernel | Task::HostKernel => false,
+            Task::Packages | Task::Source | Task::GuestKernel | Task::HostKernel | Task::StockKernel => false,
         };
         let first = tasks.iter().copied().filter(|task| !done(*task)).collect();
         Ok(Self { tasks, first, packages })
@@ -267,6 +272,12 @@ impl Builder<'_> {
         }
         if self.plan.needs(Task::Vmm) {
             steps.run("Build the monitor", |step| cargo::build_vmm(place, step))?;
+        }
+        if self.plan.needs(Task::StockKernel)
+            && let Err(error) = steps.run("Download a stock kernel", |step| stock::fetch(place, step))
+        {
+            // Whoever has no apt, or no network, can run all other tests.
+            steps.say(&format!("The tests with a stock kernel will be skipped: {error:#}"));
         }
         let tests = if self.plan.needs(Task::Tests) {
             steps.run("Build the tests", |step| cargo::build_tests(place, step))?

@@ -16,7 +16,7 @@ use crate::host;
 use crate::kvm::{self, Host};
 use crate::place::Place;
 use crate::prepare::{self, Part};
-use crate::{cargo, run};
+use crate::{cargo, run, stock};
 
 mod tally;
 
@@ -32,6 +32,8 @@ const FUZZING: Duration = Duration::from_secs(6 * 60);
 const FUZZING_SOAK: Duration = Duration::from_secs(2 * 60 * 60);
 /// Where the test program is inside the software host.
 const TEST_PROGRAM: &str = "/usr/bin/linux-tests";
+/// Where the stock kernel is inside the software host.
+const STOCK_KERNEL: &str = "/stock";
 /// Where what its tests run is inside the software host.
 const TEST_APKS: &str = "/test-apks";
 
@@ -91,12 +93,21 @@ impl Run<'_> {
     }
 
     /// What tests are told about where things are.
-    fn variables(&self, vmm: &Path, os_dir: &Path, apks: &Path) -> Vec<(&'static str, PathBuf)> {
+    fn variables(
+        &self,
+        vmm: &Path,
+        os_dir: &Path,
+        apks: &Path,
+        stock: &Path,
+    ) -> Vec<(&'static str, PathBuf)> {
         let mut variables = vec![
             ("KAPSEL_VMM", vmm.to_path_buf()),
             ("KAPSEL_OS_DIR", os_dir.to_path_buf()),
             ("KAPSEL_TEST_APKS", apks.to_path_buf()),
         ];
+        if self.place.stock_dir().exists() {
+            variables.push(("KAPSEL_STOCK_KERNEL", stock.to_path_buf()));
+        }
         if self.soak {
             variables.push(("KAPSEL_SOAK", PathBuf::from("1")));
         }
@@ -105,7 +116,7 @@ impl Run<'_> {
 
     fn native_variables(&self, command: &mut Command) {
         let place = self.place;
-        command.envs(self.variables(&place.vmm(), &place.os_dir(), &test_apks(place)));
+        command.envs(self.variables(&place.vmm(), &place.os_dir(), &test_apks(place), &place.stock_dir()));
         // Where distributions keep administrators' tools, which users' paths may lack.
         let mut path = std::env::var_os("PATH").unwrap_or_default();
         path.push(":/usr/sbin:/sbin");
@@ -149,7 +160,12 @@ impl Run<'_> {
         job.files.push((self.place.vmm(), PathBuf::from(VMM)));
         job.files.push((test_apks(self.place), PathBuf::from(TEST_APKS)));
         job.arguments = vec!["--test-threads=1".to_owned()];
-        for (name, path) in self.variables(Path::new(VMM), Path::new(OS_DIR), Path::new(TEST_APKS)) {
+        if self.place.stock_dir().exists() {
+            let stock = |name: &str| (self.place.stock_dir().join(name), Path::new(STOCK_KERNEL).join(name));
+            job.files.extend(stock::FILES.map(stock));
+        }
+        let places = [VMM, OS_DIR, TEST_APKS, STOCK_KERNEL].map(Path::new);
+        for (name, path) in self.variables(places[0], places[1], places[2], places[3]) {
             job.environment.insert(name.to_owned(), path.display().to_string());
         }
         job.memory_mib = 2048;

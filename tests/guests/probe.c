@@ -1,14 +1,24 @@
 /*
- * PID 1 of a plain VM, linked statically: does what the kernel parameter probe= says, then resets the VM.
+ * PID 1 of a plain VM, linked statically: loads the modules in /modules, does what the kernel parameters probe= say in turn,
+ * then ends the VM as end= says.
  *
- *   disk     prints "NAME LABEL SIZE SHA256" of every block device, and overwrites /dev/vdb when there is one
- *   random   prints 32 bytes of the entropy device in hex
- *   vsock    echoes one connection to port 5000 until its end, then sends "hello" to port 6000 of the host
- *   stuck    waits for ever
+ *   probe=disk      prints "NAME LABEL SIZE SHA256" of every block device, and overwrites /dev/vdb when there is one
+ *   probe=random    prints 32 bytes of the entropy device in hex
+ *   probe=vsock     echoes one connection to port 5000 until its end, then sends "hello" to port 6000 of the host
+ *   probe=devices   prints what the kernel found: virtio drivers, processors, clocks
+ *   probe=clocks    prints "TICK seconds" each half a second by CLOCK_REALTIME for ever
+ *   probe=button    prints "WAITING", then waits for the power button
+ *   probe=stuck     waits for ever; so without probe=
+ *   end=reset       a reset; so without end=
+ *   end=poweroff    soft-off
+ *   end=exit        PID 1 returns, and the kernel panics
+ *   end=crash       the kernel crashes
  */
 #define _GNU_SOURCE
 #include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
+#include <linux/input.h>
 #include <linux/vm_sockets.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,7 +27,9 @@
 #include <sys/reboot.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <termios.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "sha256.h"
@@ -131,6 +143,86 @@ static void vsock(void) {
     close(out);
 }
 
+/* In the order of their names, which is the one they need. */
+static void load_modules(void) {
+    struct dirent **names;
+    char path[300];
+    int count = scandir("/modules", &names, NULL, alphasort);
+
+    for (int i = 0; i < count; i++) {
+        snprintf(path, sizeof path, "/modules/%s", names[i]->d_name);
+        int fd = open(path, O_RDONLY | O_CLOEXEC);
+        if (names[i]->d_name[0] != '.' && syscall(SYS_finit_module, fd, "", 0) < 0 && errno != EEXIST)
+            fail(path);
+        close(fd);
+    }
+}
+
+static void print_file(const char *name, const char *path) {
+    int fd = open(path, O_RDONLY);
+    ssize_t got = fd < 0 ? -1 : read(fd, buffer, sizeof buffer - 1);
+    buffer[got > 0 ? got : 0] = 0;
+    buffer[strcspn(buffer, "\n")] = 0;
+    printf("%s %s\n", name, buffer);
+    if (fd >= 0)
+        close(fd);
+}
+
+static void devices(void) {
+    struct dirent **names;
+    char path[300], driver[300];
+    int count = scandir("/sys/bus/virtio/devices", &names, NULL, alphasort);
+
+    printf("virtio");
+    for (int i = 0; i < count; i++) {
+        snprintf(path, sizeof path, "/sys/bus/virtio/devices/%s/driver", names[i]->d_name);
+        ssize_t len = readlink(path, driver, sizeof driver - 1);
+        if (len > 0) {
+            driver[len] = 0;
+            printf(" %s", strrchr(driver, '/') + 1);
+        }
+    }
+    printf("\n");
+    print_file("cpus", "/sys/devices/system/cpu/online");
+    print_file("cores", "/sys/devices/system/cpu/cpu0/topology/package_cpus_list");
+    print_file("threads", "/sys/devices/system/cpu/cpu0/topology/thread_siblings_list");
+    print_file("clock", "/sys/devices/system/clocksource/clocksource0/current_clocksource");
+    print_file("cmdline", "/proc/cmdline");
+    print_file("bootconfig", "/proc/bootconfig");
+    /* Says that the generator was seeded before anything of ours ran. */
+    printf("seeded %s\n", syscall(SYS_getrandom, buffer, 16, 1) == 16 ? "yes" : "no");
+}
+
+static void button(void) {
+    struct input_event event = {0};
+    int fd = open("/dev/input/event0", O_RDONLY);
+    if (fd < 0)
+        fail("/dev/input/event0");
+    printf("WAITING\n");
+    fflush(stdout);
+    do
+        if (read(fd, &event, sizeof event) != sizeof event)
+            fail("/dev/input/event0");
+    while (event.type != EV_KEY || event.code != KEY_POWER);
+    printf("PRESSED\n");
+}
+
+static void clocks(void) {
+    for (;;) {
+        struct timespec now, half = {0, 500000000};
+        clock_gettime(CLOCK_REALTIME, &now);
+        printf("TICK %lld\n", (long long)now.tv_sec);
+        fflush(stdout);
+        nanosleep(&half, NULL);
+    }
+}
+
+static void crash(void) {
+    int fd = open("/proc/sysrq-trigger", O_WRONLY);
+    if (fd < 0 || write(fd, "c", 1) != 1)
+        fail("/proc/sysrq-trigger");
+}
+
 int main(void) {
     char line[4096] = {0};
 
@@ -141,19 +233,30 @@ int main(void) {
     int console = open("/dev/ttyS0", O_RDWR);
     for (int fd = 0; fd < 3; fd++)
         dup2(console, fd);
+    load_modules();
     int cmdline = open("/proc/cmdline", O_RDONLY);
     if (read(cmdline, line, sizeof line - 1) <= 0)
         fail("/proc/cmdline");
+    if (strstr(line, "probe=devices"))
+        devices();
     if (strstr(line, "probe=disk"))
         disk();
-    else if (strstr(line, "probe=random"))
+    if (strstr(line, "probe=random"))
         print_random();
-    else if (strstr(line, "probe=vsock"))
+    if (strstr(line, "probe=vsock"))
         vsock();
-    else
+    if (strstr(line, "probe=button"))
+        button();
+    if (strstr(line, "probe=clocks"))
+        clocks();
+    if (strstr(line, "probe=stuck") || !strstr(line, "probe="))
         for (;;)
             pause();
     fflush(stdout);
     tcdrain(1);
-    reboot(RB_AUTOBOOT);
+    if (strstr(line, "end=exit"))
+        return 1;
+    if (strstr(line, "end=crash"))
+        crash();
+    reboot(strstr(line, "end=poweroff") ? RB_POWER_OFF : RB_AUTOBOOT);
 }

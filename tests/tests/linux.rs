@@ -4,6 +4,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "linux/stock.rs"]
+mod stock;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -314,4 +317,20 @@ fn a_kernel_that_panics_is_a_crash() {
     assert_eq!((life.ended.status, life.death_reason()), (125, Some(6)), "CRASH: {life:?}");
     assert!(life.console.contains("panic"), "{life:?}");
     assert_eq!(life.ended.text(), "");
+}
+
+#[test]
+fn a_guest_has_its_processors_seed_and_bootconfig() {
+    let Some(files) = Files::find("a_guest_has_its_processors_seed_and_bootconfig") else { return };
+    let extra = json!({ "cpu_topology": 2, "bootconfig": { "kapsel.test": "a b" } });
+    let ended = probe(&files, "devices", &extra).run();
+    let text = ended.text();
+    assert_eq!(
+        (line(&text, "cpus"), line(&text, "cores"), line(&text, "threads")),
+        ("0-1", "0-1", "0"),
+        "{ended:?}"
+    );
+    assert_eq!((line(&text, "clock"), line(&text, "seeded")), ("kvm-clock", "yes"), "{ended:?}");
+    assert_eq!(line(&text, "bootconfig"), "kapsel.test = \"a b\"");
+    assert_eq!(ended.status, 0);
 }
