@@ -35,7 +35,7 @@ impl Running {
         let prepared = vmm::prepare::raw(Path::new("vm.json"), &config).unwrap();
         let sink = || File::options().write(true).open("/dev/null").unwrap();
         let kvm = vmm::host::open_kvm().unwrap();
-        let mut vm = vmm::builder::build(&kvm, prepared.spec, Output::new(sink(), sink())).unwrap();
+        let mut vm = vmm::builder::build(&kvm, prepared.spec, Output::new(sink(), sink(), 4096)).unwrap();
         let (memory, handle) = (vm.memory().clone(), vm.handle());
         let thread = thread::spawn(move || vm.run(None, Box::new(|_| {})).unwrap());
         Some(Self { memory, handle, thread, _place: place })

@@ -72,7 +72,11 @@ fn a_stock_kernel_finds_everything_and_resets() {
     let text = ended.text().replace('\r', "");
     let mut drivers: Vec<_> = line(&text, "virtio").split(' ').collect();
     drivers.sort_unstable();
-    assert_eq!(drivers, ["virtio_blk", "virtio_rng", "vmw_vsock_virtio_transport"], "{ended:?}");
+    assert_eq!(
+        drivers,
+        ["virtio_blk", "virtio_console", "virtio_rng", "vmw_vsock_virtio_transport"],
+        "{ended:?}"
+    );
     assert_eq!(
         (line(&text, "cpus"), line(&text, "cores"), line(&text, "threads")),
         ("0-1", "0-1", "0"),

@@ -158,10 +158,14 @@ fn dsdt(windows: &[MmioDevice]) -> Sdt {
     for (index, window) in windows.iter().enumerate() {
         virtio(index, window, &mut aml);
     }
-    let (serial, interrupt) = (io(layout::SERIAL_PORT, 8), line(layout::SERIAL_GSI));
-    device("COM1", &EISAName::new("PNP0501"), vec![&serial, &interrupt], &mut aml);
-    device("RTC_", &EISAName::new("PNP0B00"), vec![&io(layout::CMOS_PORT, 2)], &mut aml);
-    device("PVPN", &"QEMU0001", vec![&io(layout::PVPANIC_PORT, 1)], &mut aml);
+    let serial_ports =
+        [(layout::SERIAL_PORT, layout::SERIAL_GSI), (layout::SERIAL2_PORT, layout::SERIAL2_GSI)];
+    for (unit, (port, gsi)) in (1_u8..).zip(serial_ports) {
+        let id = EISAName::new("PNP0501");
+        device(&format!("COM{unit}"), &id, unit, vec![&io(port, 8), &line(gsi)], &mut aml);
+    }
+    device("RTC_", &EISAName::new("PNP0B00"), 0, vec![&io(layout::CMOS_PORT, 2)], &mut aml);
+    device("PVPN", &"QEMU0001", 0, vec![&io(layout::PVPANIC_PORT, 1)], &mut aml);
     let mut dsdt = Sdt::new(*b"DSDT", HEADER_SIZE, DSDT_REVISION, OEM, OEM_TABLE, OEM_REVISION);
     dsdt.append_slice(&Scope::raw(Path::new("_SB_"), aml));
     let soft_off = Package::new(vec![&layout::ACPI_S5, &layout::ACPI_S5, &0_u8, &0_u8]);
@@ -169,21 +173,20 @@ fn dsdt(windows: &[MmioDevice]) -> Sdt {
     dsdt
 }
 
-fn device(name: &str, id: &dyn Aml, resources: Vec<&dyn Aml>, aml: &mut Vec<u8>) {
+/// A device, the `unit`-th of its kind, and what it answers at.
+fn device(name: &str, id: &dyn Aml, unit: u8, resources: Vec<&dyn Aml>, aml: &mut Vec<u8>) {
     let id = Name::new(Path::new("_HID"), id);
+    let unit = Name::new(Path::new("_UID"), &unit);
     let resources = Name::new(Path::new("_CRS"), &ResourceTemplate::new(resources));
-    Device::new(Path::new(name), vec![&id, &resources]).to_aml_bytes(aml);
+    Device::new(Path::new(name), vec![&id, &unit, &resources]).to_aml_bytes(aml);
 }
 
 /// A virtio-mmio window: Linux knows the id (drivers/virtio/virtio_mmio.c, `virtio_mmio_acpi_match`).
 fn virtio(index: usize, window: &MmioDevice, aml: &mut Vec<u8>) {
-    let id = Name::new(Path::new("_HID"), &"LNRO0005");
-    let unique = Name::new(Path::new("_UID"), &index);
+    // No more than WINDOWS_MAX: two digits name it.
+    let unit = u8::try_from(index).unwrap_or(u8::MAX);
     let memory = Memory32Fixed::new(true, window.base, window.size);
-    let interrupt = line(window.gsi);
-    let resources = Name::new(Path::new("_CRS"), &ResourceTemplate::new(vec![&memory, &interrupt]));
-    let name = format!("VM{index:02X}");
-    Device::new(Path::new(&name), vec![&id, &unique, &resources]).to_aml_bytes(aml);
+    device(&format!("VM{unit:02X}"), &"LNRO0005", unit, vec![&memory, &line(window.gsi)], aml);
 }
 
 #[cfg(test)]

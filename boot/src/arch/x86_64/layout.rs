@@ -85,6 +85,10 @@ pub const CMOS_CENTURY: u8 = 0x32;
 pub const SERIAL_GSI: u32 = 4;
 /// First port of the first serial port (COM1).
 pub const SERIAL_PORT: u64 = 0x3f8;
+/// ISA interrupt of the second serial port.
+pub const SERIAL2_GSI: u32 = 3;
+/// First port of the second serial port (COM2).
+pub const SERIAL2_PORT: u64 = 0x2f8;
 /// First port of the keyboard controller, by which a PC is reset (0x60 data, 0x64 command).
 pub const I8042_PORT: u64 = 0x60;
 

@@ -50,6 +50,7 @@ mod tests {
     fn what_the_tables_say_is_where_the_devices_are() {
         assert_eq!(ports::COM1.0, layout::SERIAL_PORT);
         assert_eq!(ports::COM1_GSI, layout::SERIAL_GSI);
+        assert_eq!((ports::COM2.0, ports::COM2_GSI), (layout::SERIAL2_PORT, layout::SERIAL2_GSI));
         assert_eq!(ports::I8042.0, layout::I8042_PORT);
         assert_eq!(ports::PVPANIC.0, layout::PVPANIC_PORT);
         assert_eq!((ports::CMOS.0, devices::cmos::CENTURY), (layout::CMOS_PORT, layout::CMOS_CENTURY));

@@ -120,6 +120,12 @@ fn the_dsdt_has_a_device_for_each_window() {
     let [_, _, dsdt] = tables(&mem);
     let count = |bytes: &[u8]| dsdt.windows(bytes.len()).filter(|w| *w == bytes).count();
     assert_eq!((count(b"LNRO0005\0"), count(b"QEMU0001\0")), (18, 1));
+    // EISA id PNP0501, twice, at the ports of COM1 and COM2.
+    assert_eq!(count(&[0x0c, 0x41, 0xd0, 0x05, 0x01]), 2);
+    assert_eq!(
+        (count(&[0x47, 1, 0xf8, 3, 0xf8, 3, 1, 8]), count(&[0x47, 1, 0xf8, 2, 0xf8, 2, 1, 8])),
+        (1, 1)
+    );
     // Memory32Fixed, read-write; extended interrupt: consumer, edge, high, exclusive.
     let last = [&[0x86, 9, 0, 1][..], &0xd001_1000_u32.to_le_bytes(), &0x200_u32.to_le_bytes()].concat();
     assert_eq!(count(&[&last[..], &[0x89, 6, 0, 3, 1, 22, 0, 0, 0]].concat()), 1);
