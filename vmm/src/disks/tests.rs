@@ -141,3 +141,67 @@ fn the_engine_is_chosen_by_disk() {
     assert_eq!(config(r#"{"image": "f"}"#).unwrap().engine, EngineChoice::Auto);
     assert!(config(r#"{"image": "f", "engine": "aio"}"#).unwrap_err().to_string().contains("`io_uring`"));
 }
+
+/// What a guest would read.
+fn bytes_of(segments: &[Segment]) -> Vec<u8> {
+    let mut all = Vec::new();
+    for segment in segments {
+        assert_eq!(segment.start, all.len() as u64);
+        let mut bytes = vec![0; usize::try_from(segment.len).unwrap()];
+        match &segment.content {
+            Source::Bytes(content) => bytes.copy_from_slice(content),
+            Source::File { file, offset, .. } => {
+                std::os::unix::fs::FileExt::read_exact_at(&**file, &mut bytes, *offset).unwrap();
+            }
+            Source::Zeros => {}
+        }
+        all.append(&mut bytes);
+    }
+    all
+}
+
+/// The disk that `mk_payload` describes is, as it is served, the flat image that it writes otherwise.
+#[test]
+fn a_composite_disk_is_its_flat_image() {
+    use payload::disk::composite::{CompositeFiles, CompositeVersion};
+    use payload::disk::{Apex, Layout, PayloadDisk};
+    use payload::metadata::{self, ApexPayload};
+
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, len: usize| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, (0..len).map(|i| (i % 251).to_le_bytes()[0]).collect::<Vec<_>>()).unwrap();
+        Part::File { path, len: len as u64 }
+    };
+    let apexes = [("a", 8189), ("b", 8192)]
+        .map(|(name, len)| Apex { about: ApexPayload::default(), image: file(name, len) });
+    for layout in Layout::ALL {
+        let disk = PayloadDisk {
+            layout,
+            apexes: apexes.to_vec(),
+            ..PayloadDisk::new(file("apk", 70_000), file("idsig", 5000), metadata::config_path("c"))
+        };
+        let plan = payload::disk::plan(&disk.partitions(), GuidSource::Seed(b"vmm")).unwrap();
+        let flat_file = tempfile::tempfile().unwrap();
+        payload::disk::write_flat(&plan.extents, &flat_file, &mut |_| {}).unwrap();
+        let mut flat = vec![0; usize::try_from(plan.len).unwrap()];
+        std::os::unix::fs::FileExt::read_exact_at(&flat_file, &mut flat, 0).unwrap();
+        for version in [CompositeVersion::Absolute, CompositeVersion::Relative] {
+            let path = dir.path().join("disk.img");
+            let made = CompositeFiles::of_plan(&plan, &path, version).unwrap();
+            for new in &made.files {
+                new.write(&File::create(&new.path).unwrap()).unwrap();
+            }
+            std::fs::write(&path, made.spec.to_bytes().unwrap()).unwrap();
+
+            let mut files = FileSet::default();
+            let config = DiskConfig { image: Some(path.clone()), ..Default::default() };
+            let served = files.from_config(&config, "vda").unwrap();
+            assert_eq!(devices::virtio::blk::Disk::len(&served.disk), plan.len);
+            let extents = made
+                .spec
+                .extents(dir.path(), |path, _| Ok::<_, ExtentsError>(files.open("it", path, false)?));
+            assert!(bytes_of(&files.segments(extents.unwrap()).unwrap()) == flat, "{layout} {version:?}");
+        }
+    }
+}

@@ -176,3 +176,6 @@ fn within(extents: &[Extent], start: u64, end: u64) -> &[Extent] {
     let to = extents.partition_point(|extent| extent.start < end);
     &extents[from..to]
 }
+
+#[cfg(test)]
+mod tests;
