@@ -12,6 +12,8 @@ use guest_api::report::{Command, Message, Report};
 use libfuzzer_sys::fuzz_target;
 use payload::apk::sign::SigningKey;
 use payload::avb::{self, Descriptor};
+use payload::disk::composite::{COMPOSITE_MAGIC, CompositeVersion};
+use payload::disk::{Component, CompositeSpec};
 use payload::idsig::Idsig;
 use payload::instance::{self, ApexData, ApkData, InstanceImage, ManagerRecord, SealingCdi};
 use payload::metadata::{self, ApexPayload, Metadata};
@@ -41,6 +43,9 @@ fn write_seeds() -> io::Result<()> {
     write("instance", &instance_inputs())?;
     write("manifest", &[manifest()])?;
     write("metadata", &metadata_inputs())?;
+    write("composite", &[composite()])?;
+    write("disk_config", &disk_configs())?;
+    write("gpt", &[table(0), table(3)])?;
     write("payload_config", &configs())?;
     write("report", &frames())?;
     write("boot_elf", &[kernel(1), kernel(3), pvh_kernel(), bzimage()])?;
@@ -158,6 +163,31 @@ fn configs() -> Vec<Vec<u8>> {
     ]
     .map(|text| text.as_bytes().to_vec())
     .into()
+}
+
+/// A specification of three components, without its magic number.
+fn composite() -> Vec<u8> {
+    let at =
+        |path: &str, offset| Component { path: path.into(), offset, file_offset: 512, writable: offset > 0 };
+    let components = vec![at("head", 0), at("/a", 20480), at("tail", 61440)];
+    let spec = CompositeSpec::new(CompositeVersion::Relative, components, 65536).expect("a disk");
+    spec.to_bytes().expect("names")[COMPOSITE_MAGIC.len()..].to_vec()
+}
+
+fn disk_configs() -> Vec<Vec<u8>> {
+    [
+        r#"{"apexes": [{"name": "a", "path": "b",},], "system_apexes": ["c"], "payload_config_path": "\"d\\", }"#,
+        r#"{"apk": {"name": "a", "path": "b", "idsigPath": "c"}}"#,
+        r#"{"apk": {"name": "a", "path": "b", "idsig_path": "c", "nmae": 1}}"#,
+    ]
+    .map(|text| text.as_bytes().to_vec())
+    .into()
+}
+
+/// Both tables as they are, and what is to be done with their checksums.
+fn table(mode: u8) -> Vec<u8> {
+    let disk = &fuzz::table::DISK;
+    [&[mode], &disk[..2048], &disk[disk.len() - 1024..]].concat()
 }
 
 fn frames() -> Vec<Vec<u8>> {
