@@ -224,9 +224,15 @@ impl Conn {
         self.incoming.is_taken()
     }
 
-    /// How many chains the next read should offer: more when the last ones were filled.
+    /// How many chains the next read should offer.
     pub fn burst(&self) -> usize {
         self.burst
+    }
+
+    /// The last read filled so many chains: the next one offers twice as many, which costs little when it is
+    /// in vain, and lets a stream use the most at once.
+    pub fn filled(&mut self, chains: usize) {
+        self.burst = (2 * chains).clamp(1, MAX_BURST);
     }
 
     fn wants_credit(&self) -> bool {
@@ -469,13 +475,9 @@ impl Conn {
             Ok(len) if len < pieces.total() => {
                 // Whatever else there is makes the watched socket report again.
                 self.readable = false;
-                self.burst = 1;
                 Some(len)
             }
-            Ok(len) => {
-                self.burst = MAX_BURST.min(self.burst * 2);
-                Some(len)
-            }
+            Ok(len) => Some(len),
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
                 self.readable = false;
                 Some(0)

@@ -39,6 +39,7 @@ use vmm_sys_util::eventfd::EventFd;
 use self::events::EventQueue;
 use self::host::HostError;
 use self::muxer::{Filled, Muxer};
+use self::packet::Kind;
 use self::vhost::VhostError;
 use crate::irq::Interrupt;
 use crate::virtio::{ActivateError, Activation, QueueError, VirtioDevice, Virtqueue, device_id, watch_kicks};
@@ -154,7 +155,13 @@ impl Vsock {
     /// `accept` is called on the event loop, under the device's lock. It gives one end of a socket pair, or
     /// refuses. A second claim of a port replaces the first.
     pub fn claim(&mut self, port: u32, accept: Accept) {
-        self.muxer.claim(port, accept);
+        self.muxer.claim(port, Kind::Stream, accept);
+    }
+
+    /// The same for seqpacket connections: `accept` gives one end of a pair of type SOCK_SEQPACKET. A port is
+    /// claimed for one type, the other is refused.
+    pub fn claim_messages(&mut self, port: u32, accept: Accept) {
+        self.muxer.claim(port, Kind::Seqpacket, accept);
     }
 
     /// The VM goes on somewhere else or from an earlier state: every connection is gone, and the driver is told,

@@ -46,7 +46,7 @@ pub struct Muxer {
     /// None without Unix sockets: the guest reaches claimed ports only.
     path: Option<PathBuf>,
     listeners: Vec<Listener>,
-    claims: HashMap<u32, Accept>,
+    claims: HashMap<u32, (Kind, Accept)>,
     limit: usize,
     epoll: Epoll,
     /// A listener could not accept, and is watched for edges only until a slot is free again.
@@ -94,9 +94,9 @@ impl Muxer {
         self.limit = limit;
     }
 
-    /// Lets `accept` decide about connections to `port`.
-    pub fn claim(&mut self, port: u32, accept: Accept) {
-        self.claims.insert(port, accept);
+    /// Lets `accept` decide about connections of this kind to `port`.
+    pub fn claim(&mut self, port: u32, kind: Kind, accept: Accept) {
+        self.claims.insert(port, (kind, accept));
     }
 
     /// Listens for clients of the host on `path` and beside it.
@@ -238,9 +238,9 @@ impl Muxer {
 
     /// The host's end for a connection that the guest asks for.
     fn open(&mut self, key: Key, kind: Kind) -> Option<HostSocket> {
-        if let Some(accept) = self.claims.get_mut(&key.host) {
-            let stream = if kind == Kind::Stream { accept(GuestPort(key.guest)) } else { None };
-            return HostSocket::from_stream(stream?).ok();
+        if let Some((claimed, accept)) = self.claims.get_mut(&key.host) {
+            let socket = if *claimed == kind { accept(GuestPort(key.guest)) } else { None };
+            return HostSocket::from_pair(socket?, kind).ok();
         }
         let connected = host::connect_to_service(self.path.as_ref()?, key.host, kind);
         connected.inspect_err(|error| debug!("vsock: host port {} refused: {error}", key.host)).ok()

@@ -80,9 +80,9 @@ impl HostSocket {
     ///
     /// # Errors
     /// When the system refuses.
-    pub fn from_stream(stream: UnixStream) -> io::Result<Self> {
-        stream.set_nonblocking(true)?;
-        Self::new(stream.into(), Kind::Stream)
+    pub fn from_pair(end: UnixStream, kind: Kind) -> io::Result<Self> {
+        end.set_nonblocking(true)?;
+        Self::new(end.into(), kind)
     }
 
     /// Its type.

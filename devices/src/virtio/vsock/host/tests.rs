@@ -42,7 +42,7 @@ fn a_line_names_a_port() {
 #[test]
 fn a_line_may_come_in_pieces_and_nothing_after_it_is_taken() {
     let (mut client, stream) = UnixStream::pair().unwrap();
-    let mut handshake = Handshake::new(HostSocket::from_stream(stream).unwrap());
+    let mut handshake = Handshake::new(HostSocket::from_pair(stream, Stream).unwrap());
     assert_eq!(handshake.advance(), Greeting::Partial);
     for byte in b"CONNECT 12" {
         client.write_all(&[*byte]).unwrap();
@@ -60,11 +60,11 @@ fn a_line_may_come_in_pieces_and_nothing_after_it_is_taken() {
 fn a_line_too_long_or_cut_short_is_refused() {
     let (mut client, stream) = UnixStream::pair().unwrap();
     client.write_all(&[b' '; MAX_LINE]).unwrap();
-    assert_eq!(Handshake::new(HostSocket::from_stream(stream).unwrap()).advance(), Greeting::Refused);
+    assert_eq!(Handshake::new(HostSocket::from_pair(stream, Stream).unwrap()).advance(), Greeting::Refused);
     let (mut client, stream) = UnixStream::pair().unwrap();
     client.write_all(b"CONNECT 5").unwrap();
     drop(client);
-    assert_eq!(Handshake::new(HostSocket::from_stream(stream).unwrap()).advance(), Greeting::Refused);
+    assert_eq!(Handshake::new(HostSocket::from_pair(stream, Stream).unwrap()).advance(), Greeting::Refused);
 }
 
 #[test]

@@ -193,6 +193,7 @@ impl<'a> Sender<'a> {
             filled += 1;
         }
         self.give_back(chains.split_off(filled));
+        self.conn.filled(filled);
         Ok(Some(read.is_none()))
     }
 

@@ -19,6 +19,8 @@ use crate::virtio::{Activation, VirtioDevice, Virtqueue};
 pub const CID: u64 = 42;
 const RX_RING: u64 = 0x1_0000;
 const TX_RING: u64 = 0x2_0000;
+const EVENT_RING: u64 = 0x3_0000;
+const EVENT_BUFFER: u64 = 0x3_f000;
 const RX_BUFFERS: u64 = 0x10_0000;
 const RX_STRIDE: u64 = 0x2000;
 /// Payload of the first tx slots crosses the border of the two regions of guest memory.
@@ -35,6 +37,8 @@ pub struct Guest {
     pub interrupt: Arc<Interrupt>,
     pub rx: Ring,
     pub tx: Ring,
+    /// Its one buffer is offered by [`events`](Self::events).
+    event: Ring,
     /// Packets received, oldest first.
     pub inbox: VecDeque<(Header, Vec<u8>)>,
     /// Lengths of the descriptors of each rx buffer.
@@ -78,6 +82,7 @@ impl Guest {
             interrupt: Arc::new(Interrupt::new().unwrap()),
             rx: Ring::new(RX_RING),
             tx: Ring::new(TX_RING),
+            event: Ring::new(EVENT_RING),
             inbox: VecDeque::new(),
             rx_shape: vec![4096],
             tx_cuts: vec![size_of::<Header>(), 1 << 20],
@@ -106,8 +111,8 @@ impl Guest {
 
     /// Sets the rings up anew and the device going.
     pub fn activate(&mut self) {
-        (self.rx, self.tx) = (Ring::new(RX_RING), Ring::new(TX_RING));
-        for ring in [&self.rx, &self.tx] {
+        (self.rx, self.tx, self.event) = (Ring::new(RX_RING), Ring::new(TX_RING), Ring::new(EVENT_RING));
+        for ring in [&self.rx, &self.tx, &self.event] {
             self.mem.write_slice(&[0; 0x8000], GuestAddress(ring.base)).unwrap();
         }
         self.rx_free = (0..u64::from(RING_SIZE)).map(|i| RX_BUFFERS + i * RX_STRIDE).collect();
@@ -115,7 +120,7 @@ impl Guest {
         let queue = |ring: &Ring| {
             Virtqueue::new(ring.queue(self.event_idx), self.mem.clone(), self.interrupt.clone())
         };
-        let queues = vec![Some(queue(&self.rx)), Some(queue(&self.tx)), None];
+        let queues = vec![Some(queue(&self.rx)), Some(queue(&self.tx)), Some(queue(&self.event))];
         let activation = Activation {
             memory: self.mem.clone(),
             queues,
@@ -210,6 +215,19 @@ impl Guest {
             self.inbox.push_back((header, payload));
         }
         taken
+    }
+
+    /// Offers a buffer for an event, and gives the ids of those that came.
+    pub fn events(&mut self) -> Vec<u32> {
+        self.event.offer(&self.mem, &[(EVENT_BUFFER, 4)], true).unwrap();
+        self.kick(2);
+        self.step();
+        let mut ids = Vec::new();
+        while let Some((_, written)) = self.event.used(&self.mem) {
+            assert_eq!(written, 4);
+            ids.push(self.mem.read_obj(GuestAddress(EVENT_BUFFER)).unwrap());
+        }
+        ids
     }
 
     /// Rx buffers that the device has.

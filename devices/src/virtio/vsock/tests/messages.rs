@@ -348,10 +348,39 @@ fn a_stream_beside_it_is_not_disturbed() {
 }
 
 #[test]
-fn the_hosts_end_can_be_handed_over() {
-    let (_guest, _socket, host) = connected();
-    let fd = OwnedFd::from(host);
-    assert_eq!(HostSocket::new(fd, Kind::Seqpacket).unwrap().kind(), Kind::Seqpacket);
+fn a_port_is_claimed_for_one_type() {
+    let pair = tempfile::tempdir().unwrap();
+    let listener = Listener::bind(&pair.path().join("pair"), Kind::Seqpacket).unwrap();
+    let ours = host::connect(&pair.path().join("pair"), Kind::Seqpacket).unwrap();
+    let mut theirs = Some(UnixStream::from(OwnedFd::from(listener.accept().unwrap().unwrap())));
+    let mut guest = Guest::with(|mut vsock| {
+        vsock.claim_messages(42, Box::new(move |_| theirs.take()));
+        vsock
+    });
+    let stream = packet_of(Kind::Stream, Key { host: 42, guest: 999 }, op::REQUEST);
+    guest.send(&stream, &[]);
+    assert_eq!(guest.receive().0, stream.reset());
+    let mut socket = guest.connect_as(Kind::Seqpacket, 1000, 42);
+    socket.send(&mut guest, b"claimed", 100);
+    assert_eq!(receive(&ours).0, [b"claimed"]);
+}
+
+/// 5.10.6.9: the driver is told once it has a buffer, and nothing of before reaches it.
+#[test]
+fn a_transport_reset_drops_connections_and_says_so() {
+    let (mut guest, mut socket, host) = connected();
+    socket.send(&mut guest, b"kept", 100);
+    guest.device.lock().unwrap().transport_reset();
+    guest.step();
+    assert!(guest.inbox.is_empty());
+    assert_eq!(guest.census()[0], 0);
+    assert_eq!(receive(&host), (vec![b"kept".to_vec()], true));
+    assert_eq!(guest.events(), [0]);
+    let service = listen(&guest, 8);
+    let mut again = guest.connect_as(Kind::Seqpacket, 1000, 8);
+    again.send(&mut guest, b"anew", 100);
+    assert_eq!(receive(&service.accept().unwrap().unwrap()).0, [b"anew"]);
+    assert!(guest.events().is_empty(), "told once");
 }
 
 proptest! {
