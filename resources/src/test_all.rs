@@ -22,8 +22,8 @@ mod tally;
 
 use tally::Tally;
 
-/// The one program whose tests boot Linux.
-const LINUX_TESTS: &str = "tests/tests/linux";
+/// The programs whose tests boot Linux.
+const LINUX_TESTS: [&str; 2] = ["tests/tests/linux", "tests/tests/vsock"];
 /// No program may take longer: a hang must end before the whole run's time is over.
 const LONGEST: Duration = Duration::from_secs(20 * 60);
 const LONGEST_SOAK: Duration = Duration::from_secs(6 * 60 * 60);
@@ -65,11 +65,11 @@ pub fn run(place: &Place, general: General, soak: bool) -> Result<u8> {
     let prepared = prepare::prepare(place, general, &parts)?;
     let run = Run { place, soak };
     let mut tally = Tally::default();
-    for program in prepared.tests.iter().filter(|program| program.name != LINUX_TESTS) {
+    for program in prepared.tests.iter().filter(|program| !boots_linux(program)) {
         run.native(program, &mut tally)?;
     }
     run.doc_tests(&mut tally)?;
-    for program in prepared.tests.iter().filter(|program| program.name == LINUX_TESTS) {
+    for program in prepared.tests.iter().filter(|program| boots_linux(program)) {
         match &machine {
             Host::Native => run.native(program, &mut tally)?,
             Host::Software(_) => run.in_software_host(program, &machine, &mut tally)?,
@@ -80,6 +80,10 @@ pub fn run(place: &Place, general: General, soak: bool) -> Result<u8> {
     }
     println!("\n{}", tally.summary());
     Ok(u8::from(!tally.is_success()))
+}
+
+fn boots_linux(program: &TestProgram) -> bool {
+    LINUX_TESTS.contains(&program.name.as_str())
 }
 
 struct Run<'a> {
@@ -129,7 +133,7 @@ impl Run<'_> {
         command.current_dir(&program.directory).env("CARGO_MANIFEST_DIR", &program.directory);
         command.env("CARGO", cargo::program());
         self.native_variables(&mut command);
-        if program.name == LINUX_TESTS {
+        if boots_linux(program) {
             command.arg("--test-threads=1");
         }
         self.stream(&program.name, command, self.limit(), tally)

@@ -5,6 +5,7 @@
  *   probe=disk      prints "NAME LABEL SIZE SHA256" of every block device, and overwrites /dev/vdb when there is one
  *   probe=random    prints 32 bytes of the entropy device in hex
  *   probe=vsock     echoes one connection to port 5000 until its end, then sends "hello" to port 6000 of the host
+ *   probe=messages  echoes the messages of one seqpacket connection to port 5001 until its end
  *   probe=devices   prints what the kernel found: virtio drivers, processors, clocks
  *   probe=clocks    prints "TICK seconds" each half a second by CLOCK_REALTIME for ever
  *   probe=button    prints "WAITING", then waits for the power button
@@ -34,7 +35,7 @@
 
 #include "sha256.h"
 
-static char buffer[1 << 16];
+static char buffer[1 << 18];
 
 static void fail(const char *what) {
     perror(what);
@@ -223,6 +224,24 @@ static void crash(void) {
         fail("/proc/sysrq-trigger");
 }
 
+static void messages(void) {
+    struct sockaddr_vm here = {.svm_family = AF_VSOCK, .svm_cid = VMADDR_CID_ANY, .svm_port = 5001};
+    int listener = socket(AF_VSOCK, SOCK_SEQPACKET, 0);
+    ssize_t got;
+
+    if (bind(listener, (struct sockaddr *)&here, sizeof here) < 0 || listen(listener, 1) < 0)
+        fail("listen");
+    printf("LISTENING\n");
+    fflush(stdout);
+    int peer = accept(listener, NULL, NULL);
+    while ((got = recv(peer, buffer, sizeof buffer, 0)) > 0)
+        if (send(peer, buffer, got, 0) != got)
+            fail("echo");
+    if (got < 0)
+        fail("recv");
+    close(peer);
+}
+
 int main(void) {
     char line[4096] = {0};
 
@@ -245,6 +264,8 @@ int main(void) {
         print_random();
     if (strstr(line, "probe=vsock"))
         vsock();
+    if (strstr(line, "probe=messages"))
+        messages();
     if (strstr(line, "probe=button"))
         button();
     if (strstr(line, "probe=clocks"))

@@ -13,6 +13,7 @@ pub mod host;
 pub mod linux;
 pub mod process;
 pub mod raw_vm;
+pub mod vsock;
 
 use std::io::Write;
 

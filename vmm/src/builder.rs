@@ -10,7 +10,8 @@ use devices::virtio::blk::{Block, BlockSpec, MAX_QUEUES};
 use devices::virtio::console::Console;
 use devices::virtio::mmio::RegisterPage;
 use devices::virtio::rng::Rng;
-use devices::virtio::vsock::{Vsock, VsockConfig, VsockError};
+use devices::virtio::vsock::vhost::KernelVsock;
+use devices::virtio::vsock::{GuestPort, Vsock, VsockConfig, VsockError};
 use devices::{AcpiPm, Bus, Cmos, I8042, Power, PvPanic, SerialPort};
 use guest_api::ports::report_port;
 use kvm_ioctls::{Kvm, VmFd};
@@ -27,7 +28,8 @@ use crate::guest::Door;
 use crate::loading;
 use crate::memory::{self, MemoryError};
 use crate::output::{Output, Sink, Writer};
-use crate::spec::VmSpec;
+use crate::report_port::ReportListener;
+use crate::spec::{VmSpec, VsockBackend, VsockSpec};
 use crate::vcpu::VcpuContext;
 use crate::vm::Vm;
 
@@ -204,7 +206,7 @@ impl Machine<'_> {
         &mut self,
         disks: Vec<OpenDisk>,
         log: &Arc<Sink>,
-        vsock: Option<VsockConfig>,
+        vsock: Option<VsockSpec>,
         payload_timeout: Option<Duration>,
     ) -> Result<Option<PayloadWatch>, BuildError> {
         for (n, disk) in (0..).zip(disks) {
@@ -219,19 +221,42 @@ impl Machine<'_> {
         self.add("console device", Slot::Console, console)?;
         let rng = Rng::new().map_err(|e| BuildError::Device("entropy device", e))?;
         self.add("entropy device", Slot::Rng, rng)?;
-        let Some(config) = vsock else { return Ok(None) };
-        let port = report_port(u32::try_from(config.guest_cid).unwrap_or(u32::MAX));
-        let mut vsock = Vsock::new(config)?;
+        match vsock {
+            Some(vsock) => self.add_vsock(vsock, payload_timeout),
+            None => Ok(None),
+        }
+    }
+
+    fn add_vsock(
+        &mut self,
+        VsockSpec { guest_cid, backend }: VsockSpec,
+        payload_timeout: Option<Duration>,
+    ) -> Result<Option<PayloadWatch>, BuildError> {
+        let service = |e| BuildError::Device("payload service", e);
         let watch = match payload_timeout {
-            Some(start_timeout) => {
-                let door = Door::new().map_err(|e| BuildError::Device("payload service", e))?;
-                let knocked = Arc::clone(&door);
-                vsock.claim(port, Box::new(move |source_port| knocked.knock(source_port.0)));
-                Some(PayloadWatch { door, start_timeout })
-            }
+            Some(start_timeout) => Some(PayloadWatch { door: Door::new().map_err(service)?, start_timeout }),
             None => None,
         };
-        self.add("socket device", Slot::Vsock, vsock)?;
+        let door = watch.as_ref().map(|watch| Arc::clone(&watch.door));
+        match backend {
+            VsockBackend::User(socket) => {
+                let mut vsock = Vsock::new(VsockConfig { guest_cid: u64::from(guest_cid), socket })?;
+                if let Some(door) = door {
+                    let accept = move |source_port: GuestPort| door.knock(source_port.0);
+                    vsock.claim(report_port(guest_cid), Box::new(accept));
+                }
+                self.add("socket device", Slot::Vsock, vsock)?;
+            }
+            VsockBackend::Vhost => {
+                // First, so that a context id that is taken is told of as such.
+                let vsock = KernelVsock::new(u64::from(guest_cid), self.memory)?;
+                if let Some(door) = door {
+                    let listener = ReportListener::bind(guest_cid, door).map_err(service)?;
+                    self.devices.push(Arc::new(Mutex::new(listener)));
+                }
+                self.add("socket device", Slot::Vsock, vsock)?;
+            }
+        }
         Ok(watch)
     }
 }

@@ -79,7 +79,7 @@ struct RunArgs {
     #[arg(long, short = 'i', conflicts_with = "app_config")]
     interactive: bool,
     /// Connect host programs to the guest's vsock through this Unix socket: send "CONNECT <port>\n"; the
-    /// guest's connections to port N of the host go to FILE_N.
+    /// guest's connections to port N of the host go to FILE_N. For messages connect to FILE.seqpacket.
     #[arg(long, value_name = "FILE")]
     vsock: Option<PathBuf>,
     /// Which host runs the VM.
@@ -185,6 +185,7 @@ fn run(args: &RunArgs, start: Instant) -> Result<u8, Failure> {
     if let (Some(seconds), Some(timeout)) = (args.start_timeout, &mut prepared.spec.payload_timeout) {
         *timeout = std::time::Duration::from_secs(seconds);
     }
+    host::raise_descriptor_limit();
     // Before the first thread: each inherits the mask.
     let signals = StopSignals::block(std::time::Duration::from_secs(args.grace)).map_err(Failure::usage)?;
     let outputs = Outputs::open(args.console.as_deref(), args.log.as_deref()).map_err(Failure::usage)?;
@@ -238,7 +239,7 @@ impl Config<'_> {
             }
             Self::Raw(path, config) => prepare::raw(path, config).map_err(Failure::usage)?,
         };
-        prepared.spec.use_socket(args.vsock.clone());
+        prepared.spec.use_socket(args.vsock.clone()).map_err(Failure::usage)?;
         Ok(prepared)
     }
 }

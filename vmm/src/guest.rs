@@ -52,16 +52,21 @@ impl Door {
     /// Answers a connection from the guest's `source_port`: the device's end of a stream, or none to refuse.
     /// Payloads cannot bind ports under 1024, so they can neither take the place of the manager nor follow it.
     pub fn knock(&self, source_port: u32) -> Option<UnixStream> {
-        let mut state = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-        if !may_report(source_port) || !matches!(*state, DoorState::Open) {
-            return None;
-        }
         let (ours, device) = UnixStream::pair().ok()?;
         ours.set_nonblocking(true).ok()?;
-        *state = DoorState::Taken(ours);
-        // Fails only when the counter is full.
-        let _ = self.wake.write(1);
-        Some(device)
+        self.admit(source_port, ours).then_some(device)
+    }
+
+    /// The same of a connection that is there already and does not block; false when it is refused.
+    pub fn admit(&self, source_port: u32, stream: UnixStream) -> bool {
+        let mut state = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let admitted = may_report(source_port) && matches!(*state, DoorState::Open);
+        if admitted {
+            *state = DoorState::Taken(stream);
+            // Fails only when the counter is full.
+            let _ = self.wake.write(1);
+        }
+        admitted
     }
 
     /// Readable once a connection came in.

@@ -114,3 +114,17 @@ pub fn total_memory() -> io::Result<u64> {
         _ => Err(io::Error::last_os_error()),
     }
 }
+
+/// Lets this process have as many descriptors as it is allowed: each vsock connection is one, and what is given by
+/// default is meant for programs that use select().
+pub fn raise_descriptor_limit() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` lives across both calls, which only read or write it.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
+            limit.rlim_cur = limit.rlim_max;
+            // Fails only where something forbids it, and then fewer connections fit.
+            let _ = libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+        }
+    }
+}

@@ -31,6 +31,7 @@ pub mod output;
 mod outputs;
 pub mod prepare;
 mod report;
+pub mod report_port;
 mod software;
 pub mod spec;
 mod terminal;

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use devices::virtio::vsock::VsockConfig;
 use guest_api::ports::GUEST_CIDS;
 use payload::apk::config::{PayloadConfig, TaskType};
 use payload::apk::{self, Apk};
@@ -18,10 +17,11 @@ use payload::metadata::{self, Payload};
 use crate::arch;
 use crate::config::app::{AppConfig, DebugLevel, PayloadChoice};
 use crate::config::raw::RawConfig;
+use crate::config::vsock::{Backend, VsockKeys};
 use crate::disks::{FileSet, OpenDisk, OpenDiskError};
 use crate::library::{self, ABI, LibraryError};
 use crate::os::{self, DEFAULT_OS, GuestOs, OsError};
-use crate::spec::{Discovery, Image, OpenFile, VmSpec};
+use crate::spec::{Discovery, Image, OpenFile, VmSpec, VsockBackend, VsockSpec};
 
 /// Largest payload library that is read to check its structure, in bytes.
 const MAX_LIBRARY: u64 = 512 << 20;
@@ -43,11 +43,34 @@ pub struct Prepared {
 
 impl VmSpec {
     /// Lets host programs reach the guest's vsock through the Unix socket `socket`.
-    pub fn use_socket(&mut self, socket: Option<PathBuf>) {
-        if socket.is_some() {
-            let guest_cid = self.vsock.take().map_or_else(|| u64::from(choose_cid()), |v| v.guest_cid);
-            self.vsock = Some(VsockConfig { guest_cid, socket });
+    ///
+    /// # Errors
+    /// When the guest's sockets are the host kernel's.
+    pub fn use_socket(&mut self, socket: Option<PathBuf>) -> Result<(), PrepareError> {
+        if socket.is_none() {
+            return Ok(());
         }
+        match &mut self.vsock {
+            Some(VsockSpec { backend: VsockBackend::Vhost, .. }) => Err(PrepareError::SocketOfVhost),
+            Some(VsockSpec { backend: VsockBackend::User(path), .. }) => {
+                *path = socket;
+                Ok(())
+            }
+            none => {
+                *none = Some(VsockSpec { guest_cid: choose_cid(), backend: VsockBackend::User(socket) });
+                Ok(())
+            }
+        }
+    }
+}
+
+impl From<&VsockKeys> for VsockSpec {
+    fn from(keys: &VsockKeys) -> Self {
+        let backend = match keys.backend {
+            Backend::User => VsockBackend::User(keys.socket.clone()),
+            Backend::Vhost => VsockBackend::Vhost,
+        };
+        Self { guest_cid: keys.cid.unwrap_or_else(choose_cid), backend }
     }
 }
 
@@ -65,6 +88,9 @@ pub enum PrepareError {
         #[source]
         source: io::Error,
     },
+    /// A Unix socket where the host's kernel has the guest's sockets.
+    #[error("--vsock is for the vsock backend \"user\", and the configuration says \"vhost\"")]
+    SocketOfVhost,
     /// A disk.
     #[error(transparent)]
     Disk(#[from] OpenDiskError),
@@ -222,7 +248,7 @@ pub fn raw(config_path: &Path, config: &RawConfig) -> Result<Prepared, PrepareEr
         memory: config.memory_mib() << 20,
         vcpus: config.cpu_topology.vcpus(),
         disks,
-        vsock: None,
+        vsock: config.vsock.as_ref().map(VsockSpec::from),
         payload_timeout: None,
     };
     let mut named = vm_files(&spec, &files);
@@ -268,7 +294,7 @@ pub fn app(config_path: &Path, config: &AppConfig, os_dir: Option<&Path>) -> Res
         memory: config.memory_mib() << 20,
         vcpus: config.cpu_topology.vcpus(),
         disks: vec![disk],
-        vsock: Some(VsockConfig { guest_cid: u64::from(choose_cid()), socket: None }),
+        vsock: Some(VsockSpec::from(&config.vsock)),
         payload_timeout: Some(if software { START_TIMEOUT_SOFTWARE } else { START_TIMEOUT }),
     };
     let mut named = vm_files(&spec, &files);

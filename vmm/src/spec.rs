@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use boot::BootConfig;
-use devices::virtio::vsock::VsockConfig;
 
 use crate::disks::OpenDisk;
 
@@ -29,7 +28,7 @@ pub struct VmSpec {
     /// Disks, in the order in which the guest sees them.
     pub disks: Vec<OpenDisk>,
     /// The socket device.
-    pub vsock: Option<VsockConfig>,
+    pub vsock: Option<VsockSpec>,
     /// How long the payload has to start; none for a VM without one. Needs `vsock`.
     pub payload_timeout: Option<Duration>,
 }
@@ -40,6 +39,24 @@ impl VmSpec {
         let files = std::iter::once(self.image.file()).chain(&self.initrds);
         files.filter_map(|f| f.file.metadata().ok()).map(|m| m.len()).sum()
     }
+}
+
+/// A guest's socket device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VsockSpec {
+    /// The guest's context id.
+    pub guest_cid: u32,
+    /// What serves it.
+    pub backend: VsockBackend,
+}
+
+/// What serves a socket device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VsockBackend {
+    /// This process, with Unix sockets at and beside this path, if there is one.
+    User(Option<PathBuf>),
+    /// The host's kernel.
+    Vhost,
 }
 
 /// What runs first in a VM.

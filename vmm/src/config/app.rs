@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::raw::DEFAULT_MEMORY_MIB;
+use super::vsock::{VSOCK_KEYS, VsockKeys};
 use super::{ConfigError, CpuTopology, Keys, check_memory, read, resolve};
 
 /// A VM in terms of its payload.
@@ -26,6 +27,8 @@ pub struct AppConfig {
     pub os_name: Option<String>,
     /// How much may be seen from outside: `none` or `full`.
     pub debug_level: DebugLevel,
+    /// The socket device, which every payload VM has.
+    pub vsock: VsockKeys,
     /// Memory in MiB.
     pub memory_mib: Option<u64>,
     /// Number of vCPUs.
@@ -54,6 +57,7 @@ pub(crate) static APP_KEYS: Keys = Keys {
         "payload_binary_name",
         "os_name",
         "debug_level",
+        "vsock",
         "memory_mib",
         "cpu_topology",
     ],
@@ -67,7 +71,7 @@ pub(crate) static APP_KEYS: Keys = Keys {
         ("protected_vm", LATER),
         ("gdb_port", LATER),
     ],
-    nested: &[],
+    nested: &[("vsock", &VSOCK_KEYS)],
 };
 
 /// What in the APK is the payload.
@@ -88,7 +92,7 @@ impl AppConfig {
         let mut config: Self = read(path, &APP_KEYS)?;
         config.check(path)?;
         config.apk = resolve(path, &config.apk);
-        config.idsig.iter_mut().for_each(|file| *file = resolve(path, file));
+        config.idsig.iter_mut().chain(&mut config.vsock.socket).for_each(|file| *file = resolve(path, file));
         Ok(config)
     }
 
@@ -118,6 +122,7 @@ impl AppConfig {
             return value("os_name", format!("\"{name}\", expected letters a-z, digits, _ and - only"));
         }
         self.cpu_topology.check(path)?;
+        self.vsock.check(path)?;
         check_memory(path, self.memory_mib())
     }
 

@@ -4,6 +4,7 @@
 
 pub mod app;
 pub mod raw;
+pub mod vsock;
 
 use std::path::{Path, PathBuf};
 

@@ -10,6 +10,7 @@ use devices::virtio::blk::EngineChoice;
 use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::vsock::{VSOCK_KEYS, VsockKeys};
 use super::{ConfigError, CpuTopology, Keys, check_memory, read, resolve};
 use crate::spec::Discovery;
 
@@ -35,6 +36,8 @@ pub struct RawConfig {
     pub discovery: Discovery,
     /// Disks, in the order in which the guest sees them.
     pub disks: Vec<DiskConfig>,
+    /// The socket device; none when absent.
+    pub vsock: Option<VsockKeys>,
     /// Whether the host may not read the VM's memory.
     pub protected: bool,
     /// Memory in MiB.
@@ -168,6 +171,7 @@ pub(crate) static RAW_KEYS: Keys = Keys {
         "bootconfig",
         "discovery",
         "disks",
+        "vsock",
         "protected",
         "memory_mib",
         "cpu_topology",
@@ -184,7 +188,7 @@ pub(crate) static RAW_KEYS: Keys = Keys {
         ("hugepages", "memory is always ordinary memory"),
         ("gdb_port", "there is no debugger stub in this version"),
     ],
-    nested: &[("disks", &DISK_KEYS)],
+    nested: &[("disks", &DISK_KEYS), ("vsock", &VSOCK_KEYS)],
 };
 
 /// Memory of a VM whose configuration does not say, in MiB.
@@ -200,6 +204,7 @@ impl RawConfig {
         config.check(path)?;
         let fix = |file: &mut PathBuf| *file = resolve(path, file);
         config.kernel.iter_mut().chain(&mut config.initrd).chain(&mut config.bootloader).for_each(fix);
+        config.vsock.iter_mut().filter_map(|vsock| vsock.socket.as_mut()).for_each(fix);
         for disk in &mut config.disks {
             disk.image.iter_mut().for_each(fix);
             for partition in &mut disk.partitions {
@@ -235,6 +240,7 @@ impl RawConfig {
         }
         self.cpu_topology.check(path)?;
         check_memory(path, self.memory_mib())?;
+        self.vsock.as_ref().map_or(Ok(()), |vsock| vsock.check(path))?;
         for disk in &self.disks {
             if disk.image.is_some() != disk.partitions.is_empty() {
                 return value("disks", "each disk has either \"image\" or \"partitions\"");

@@ -2,6 +2,7 @@ use std::path::Path;
 
 use super::app::{APP_KEYS, AppConfig, DebugLevel};
 use super::raw::{DiskConfig, PartitionConfig, RAW_KEYS, RawConfig};
+use super::vsock::{Backend, VSOCK_KEYS, VsockKeys};
 use super::{ConfigError, CpuTopology, Keys, parse};
 
 fn app(text: &str) -> Result<AppConfig, ConfigError> {
@@ -27,6 +28,7 @@ fn the_known_keys_are_the_fields() {
     let disks = RAW_KEYS.nested[0].1;
     assert_same_keys(&DiskConfig::default(), disks);
     assert_same_keys(&PartitionConfig::default(), disks.nested[0].1);
+    assert_same_keys(&VsockKeys::default(), &VSOCK_KEYS);
 }
 
 #[test]
@@ -44,6 +46,29 @@ fn an_unknown_key_is_told_with_the_nearest_known_one() {
         raw.unwrap_err().to_string(),
         "vm.json: unknown key \"disks[0].partitions[0].lable\", did you mean \"label\"?"
     );
+}
+
+#[test]
+fn the_socket_device_is_checked() {
+    let raw = |vsock: &str| {
+        let text = format!(r#"{{"kernel": "k", "vsock": {vsock}}}"#);
+        let config = parse::<RawConfig>(Path::new("vm.json"), &text, &RAW_KEYS).map_err(|e| e.to_string())?;
+        let vsock = config.vsock.clone().unwrap();
+        vsock.check(Path::new("vm.json")).map(|()| vsock).map_err(|e| e.to_string())
+    };
+    assert_eq!(raw("{}").unwrap(), VsockKeys::default());
+    let vhost = raw(r#"{"backend": "vhost", "cid": 3}"#).unwrap();
+    assert_eq!((vhost.backend, vhost.cid), (Backend::Vhost, Some(3)));
+    for (text, expected) in [
+        (r#"{"cid": 2}"#, "vm.json: \"vsock\": \"cid\" is 2, expected 3 to 4294967294"),
+        (r#"{"cid": 4294967295}"#, "expected 3 to 4294967294"),
+        (r#"{"backend": "vhost", "socket": "v"}"#, "\"socket\" is for the backend \"user\""),
+        (r#"{"backend": "kernel"}"#, "unknown variant `kernel`"),
+        (r#"{"socet": "v"}"#, "unknown key \"vsock.socet\", did you mean \"socket\"?"),
+    ] {
+        let error = raw(text).unwrap_err();
+        assert!(error.contains(expected), "{text}: {error}");
+    }
 }
 
 #[test]

@@ -1,0 +1,153 @@
+//! Sockets between host and guest with Linux at both ends, over the device of `vmm` and over the kernel's vhost-vsock: on the
+//! host's KVM where it is real, else inside the software host.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+
+use serde_json::{Value, json};
+use tests::linux::{App, Files};
+use tests::raw_vm::RawVm;
+use tests::vsock;
+
+const CID: u32 = 4242;
+
+/// Whether the kernel serves sockets of guests, or why the test `name` cannot run here, which is said.
+fn has_vhost(name: &str) -> bool {
+    let opened = std::fs::File::options().read(true).write(true).open("/dev/vhost-vsock");
+    if let Err(error) = &opened {
+        tests::skip(name, &format!("/dev/vhost-vsock: {error}"));
+    }
+    opened.is_ok()
+}
+
+/// A plain VM with the guest kernel and the probe program, which does `probe`.
+fn probe(files: &Files, probe: &str, vsock: &Value) -> RawVm {
+    let params = format!("console=ttyS0 reboot=k panic=-1 8250.nr_uarts=1 tsc=reliable quiet probe={probe}");
+    RawVm::new(&[])
+        .with("kernel", json!(files.os_file("kernel")))
+        .with("initrd", json!(files.apks.join("probe.cpio")))
+        .with("memory_mib", json!(128))
+        .with("params", json!(params))
+        .with("vsock", vsock.clone())
+}
+
+fn vhost() -> Value {
+    json!({ "backend": "vhost", "cid": CID })
+}
+
+#[test]
+fn programs_of_the_host_and_the_guest_connect_over_vhost() {
+    let name = "programs_of_the_host_and_the_guest_connect_over_vhost";
+    let Some(files) = Files::find(name).filter(|_| has_vhost(name)) else { return };
+    let from_guest = vsock::listen(libc::SOCK_STREAM, 6000).unwrap();
+    let running = probe(&files, "vsock", &vhost()).start().wait_for("LISTENING");
+    let stream = vsock::connect(libc::SOCK_STREAM, CID, 5000).unwrap();
+    let data: Vec<u8> = (0..700_001_u32).map(|n| n.to_le_bytes()[usize::from(n % 3 == 0)]).collect();
+    let mut echo = Vec::new();
+    std::thread::scope(|scope| {
+        let mut writer = stream.try_clone().unwrap();
+        let data = &data;
+        scope.spawn(move || {
+            writer.write_all(data).unwrap();
+            writer.shutdown(Shutdown::Write).unwrap();
+        });
+        (&stream).read_to_end(&mut echo).unwrap();
+    });
+    assert!(echo == data, "{} of {} bytes came back", echo.len(), data.len());
+    let mut greeting = String::new();
+    vsock::accept(&from_guest).unwrap().read_to_string(&mut greeting).unwrap();
+    assert_eq!(greeting, "hello");
+    let ended = running.wait();
+    assert_eq!(ended.status, 0, "{ended:?}");
+}
+
+#[test]
+fn a_context_id_is_one_vms_at_a_time() {
+    let name = "a_context_id_is_one_vms_at_a_time";
+    let Some(files) = Files::find(name).filter(|_| has_vhost(name)) else { return };
+    let first = probe(&files, "vsock", &vhost()).start().wait_for("LISTENING");
+    let second = probe(&files, "vsock", &vhost()).run();
+    assert_eq!(second.status, 2, "{second:?}");
+    assert!(second.stderr.contains("context id 4242 is in use by another VM"), "{second:?}");
+    first.signal(libc::SIGTERM);
+    assert_eq!(first.wait().status, 143);
+    // It is free again.
+    let third = probe(&files, "vsock", &vhost()).start().wait_for("LISTENING");
+    third.signal(libc::SIGTERM);
+    assert_eq!(third.wait().status, 143);
+}
+
+#[test]
+fn a_payload_reports_over_vhost() {
+    let name = "a_payload_reports_over_vhost";
+    let Some(files) = Files::find(name).filter(|_| has_vhost(name)) else { return };
+    let app = App::new(&files, &files.apks.join("return-42.apk"));
+    let life = app.with("vsock", json!({ "backend": "vhost" })).run();
+    assert_eq!(life.ended.status, 42, "{life:?}");
+    let names = life.names();
+    assert!(names.contains(&"payload_started") && names.contains(&"payload_finished"), "{life:?}");
+}
+
+/// Sends messages of many sizes to the guest, which echoes each as one.
+fn echo_messages(client: &UnixStream) {
+    let sizes = [1, 2, 1000, 4052, 4053, 65_535, 100_000, 3];
+    let message =
+        |size: usize| -> Vec<u8> { (0..size).map(|n| n.to_le_bytes()[0] ^ size.to_le_bytes()[0]).collect() };
+    let mut buffer = vec![0; 200_000];
+    for size in sizes {
+        assert_eq!((&mut &*client).write(&message(size)).unwrap(), size);
+        let got = (&mut &*client).read(&mut buffer).unwrap();
+        assert!(buffer[..got] == message(size), "{got} of {size} bytes came back");
+    }
+    // And all at once.
+    for size in [7, 8, 9] {
+        assert_eq!((&mut &*client).write(&message(size)).unwrap(), size);
+    }
+    for size in [7, 8, 9] {
+        assert_eq!((&mut &*client).read(&mut buffer).unwrap(), size);
+    }
+    // The guest ends the VM when it hears of this: nothing may be under way any more.
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!((&mut &*client).read(&mut buffer).unwrap_or(0), 0, "the end");
+}
+
+#[test]
+fn messages_stay_whole_over_both_backends() {
+    let name = "messages_stay_whole_over_both_backends";
+    let Some(files) = Files::find(name) else { return };
+    let vm = probe(&files, "messages", &json!({ "socket": "sock" }));
+    let path = vm.place.path().join("sock.seqpacket");
+    let running = vm.start().wait_for("LISTENING");
+    let client = vsock::connect_seqpacket(&path).unwrap();
+    (&mut &client).write_all(b"CONNECT 5001\n").unwrap();
+    let mut answer = [0; 32];
+    let got = (&mut &client).read(&mut answer).unwrap();
+    assert!(answer[..got].starts_with(b"OK ") && answer[..got].ends_with(b"\n"));
+    echo_messages(&client);
+    drop(client);
+    assert_eq!(running.wait().status, 0);
+    assert!(!path.exists(), "the socket is gone with the VM");
+    if has_vhost(name) {
+        let running = probe(&files, "messages", &vhost()).start().wait_for("LISTENING");
+        echo_messages(&vsock::connect(libc::SOCK_SEQPACKET, CID, 5001).unwrap());
+        assert_eq!(running.wait().status, 0);
+    }
+}
+
+#[test]
+fn a_client_that_the_guest_refuses_is_turned_away() {
+    let name = "a_client_that_the_guest_refuses_is_turned_away";
+    let Some(files) = Files::find(name) else { return };
+    let vm = probe(&files, "vsock", &json!({ "socket": "sock" }));
+    let path = vm.place.path().join("sock");
+    let running = vm.start().wait_for("LISTENING");
+    let mut client = BufReader::new(UnixStream::connect(&path).unwrap());
+    client.get_mut().write_all(b"CONNECT 5555\n").unwrap();
+    let mut answer = String::new();
+    assert_eq!(client.read_line(&mut answer).unwrap_or(0), 0, "{answer:?}");
+    running.signal(libc::SIGTERM);
+    assert_eq!(running.wait().status, 143);
+}
