@@ -23,6 +23,8 @@ pub enum Slot {
     Vsock,
     /// The console device, which carries the payload's log.
     Console,
+    /// The memory balloon.
+    Balloon,
     /// The n-th disk.
     Disk(u8),
 }
@@ -36,7 +38,8 @@ impl Slot {
             Self::Rng => 0,
             Self::Vsock => 1,
             Self::Console => 2,
-            // 3 to 5 are for devices to come.
+            Self::Balloon => 3,
+            // 4 and 5 are for devices to come.
             Self::Disk(n) => 6 + n,
         }
     }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use devices::virtio::VirtioDevice;
+use devices::virtio::balloon::Balloon;
 use devices::virtio::blk::{Block, BlockSpec, MAX_QUEUES};
 use devices::virtio::console::Console;
 use devices::virtio::mmio::RegisterPage;
@@ -31,7 +32,7 @@ use crate::output::{Output, Sink, Writer};
 use crate::report_port::ReportListener;
 use crate::spec::{VmSpec, VsockBackend, VsockSpec};
 use crate::vcpu::VcpuContext;
-use crate::vm::Vm;
+use crate::vm::{BalloonHandle, Vm};
 
 /// Why a VM could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -122,6 +123,8 @@ pub fn build(kvm: &Kvm, spec: VmSpec, output: Output) -> Result<Vm, BuildError> 
         devices: vec![platform.serial.clone(), platform.failure.clone()],
         virtio: Vec::new(),
     };
+    let balloon = Balloon::new().map_err(|e| BuildError::Device("memory balloon", e))?;
+    let balloon = machine.add("memory balloon", Slot::Balloon, balloon)?;
     let watch = machine.add_virtio(spec.disks, output.log(), spec.vsock, spec.payload_timeout)?;
     let Machine { mmio, devices, virtio, .. } = machine;
 
@@ -139,6 +142,7 @@ pub fn build(kvm: &Kvm, spec: VmSpec, output: Output) -> Result<Vm, BuildError> 
         failure: platform.failure,
         failure_line: platform.failure_line,
         output,
+        balloon: BalloonHandle(balloon),
         watch,
         memory,
         _rom: rom_memory,
@@ -182,7 +186,7 @@ struct Machine<'a> {
 }
 
 impl Machine<'_> {
-    fn add<D>(&mut self, what: &'static str, slot: Slot, device: D) -> Result<(), BuildError>
+    fn add<D>(&mut self, what: &'static str, slot: Slot, device: D) -> Result<Arc<Mutex<D>>, BuildError>
     where
         D: VirtioDevice + event_manager::MutEventSubscriber + 'static,
     {
@@ -198,8 +202,8 @@ impl Machine<'_> {
         attach(self.vm, &mut self.mmio, self.memory, slot, &device, page)
             .map_err(|e| BuildError::Attach(what, e))?;
         self.virtio.push(device.clone());
-        self.devices.push(device);
-        Ok(())
+        self.devices.push(device.clone());
+        Ok(device)
     }
 
     fn add_virtio(

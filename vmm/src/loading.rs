@@ -54,7 +54,7 @@ pub fn load(memory: &GuestMemoryMmap, spec: &VmSpec, rom: Option<&Rom>) -> Resul
 fn slots(spec: &VmSpec) -> Vec<Slot> {
     let disks = (0..).take(spec.disks.len()).map(Slot::Disk);
     let vsock = spec.vsock.iter().map(|_| Slot::Vsock);
-    disks.chain(vsock).chain([Slot::Console, Slot::Rng]).collect()
+    disks.chain(vsock).chain([Slot::Balloon, Slot::Console, Slot::Rng]).collect()
 }
 
 fn load_kernel(

@@ -1,10 +1,11 @@
 //! A built VM: paused until [`Vm::run`], then running on its vCPU threads and on the thread that called.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use devices::virtio::VirtioDevice;
+use devices::virtio::balloon::Balloon;
 use devices::{AcpiPm, SerialPort};
 use kvm_ioctls::{VcpuFd, VmFd};
 use vm_memory::GuestMemoryMmap;
@@ -30,10 +31,14 @@ pub struct Vm {
     pub(crate) failure: Arc<SerialPort>,
     pub(crate) failure_line: FailureLine,
     pub(crate) output: Output,
+    pub(crate) balloon: BalloonHandle,
     pub(crate) watch: Option<PayloadWatch>,
     pub(crate) memory: GuestMemoryMmap,
     pub(crate) _rom: Option<GuestMemoryMmap>,
 }
+
+/// Pages of 4 KiB.
+const PAGES_OF_MIB: u32 = 256;
 
 /// Why a VM could not be run to its end.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +79,26 @@ impl VmHandle {
     }
 }
 
+/// The VM's memory balloon. Memory that the guest has no use for comes back by itself; this asks for more.
+#[derive(Clone)]
+pub struct BalloonHandle(pub(crate) Arc<Mutex<Balloon>>);
+
+impl BalloonHandle {
+    /// Asks the guest to give up `mib` MiB of its memory in all; it may take its time, or not be able to.
+    pub fn set_target(&self, mib: u32) {
+        self.lock().set_target(mib.saturating_mul(PAGES_OF_MIB));
+    }
+
+    /// MiB of memory that the guest has given up because it was asked to.
+    pub fn actual(&self) -> u32 {
+        self.lock().actual() / PAGES_OF_MIB
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Balloon> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// The receiving end of the VM's serial console.
 #[derive(Clone)]
 pub struct ConsoleInput(Arc<SerialPort>);
@@ -90,6 +115,11 @@ impl Vm {
     /// A handle on this VM for other threads.
     pub fn handle(&self) -> VmHandle {
         VmHandle(Arc::clone(&self.context))
+    }
+
+    /// The VM's memory balloon.
+    pub fn balloon(&self) -> BalloonHandle {
+        self.balloon.clone()
     }
 
     /// Types into the VM's serial console (ttyS0).

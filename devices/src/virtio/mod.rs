@@ -4,6 +4,7 @@
 //! transport. The transport owns the registers; on DRIVER_OK it builds the queues and hands them over with
 //! [`VirtioDevice::activate`]; on a reset it takes the device back to idle with [`VirtioDevice::reset`].
 
+pub mod balloon;
 pub mod blk;
 mod chain;
 pub mod console;
@@ -36,6 +37,8 @@ pub mod device_id {
     pub const CONSOLE: u32 = 3;
     /// Entropy device, 5.4.
     pub const RNG: u32 = 4;
+    /// Memory balloon, 5.5.
+    pub const BALLOON: u32 = 5;
     /// Socket device, 5.10.
     pub const VSOCK: u32 = 19;
 }

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use tests::{apk, compile, cpio};
 
 /// APKs that need nothing but their library: the source's name is the APK's.
-const PLAIN: [&str; 3] = ["wait", "output", "missing_symbol"];
+const PLAIN: [&str; 4] = ["memory", "wait", "output", "missing_symbol"];
 /// How payloads end; each is an APK of its own.
 const OUTCOMES: [&str; 8] =
     ["return 0", "return 42", "return 255", "return 256", "exit 7", "signal 6", "signal 9", "signal 11"];
