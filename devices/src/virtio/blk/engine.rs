@@ -110,7 +110,7 @@ pub type Completion = (u32, i64);
 pub enum Engine {
     /// Nobody: every operation is run where it is asked for.
     Sync,
-    /// An io_uring with the disk's files registered.
+    /// An io_uring.
     Uring(Box<Uring>),
     /// Threads.
     Pool(Pool),

@@ -136,3 +136,28 @@ fn a_disk_in_memory_needs_nobody_to_wait() {
     assert!(!device.files()[0].is_in_memory(), "a device's node is not the device");
     assert!(Engine::new(EngineChoice::Auto, device.files(), 8).unwrap().waits());
 }
+
+#[test]
+fn an_engine_that_is_gone_holds_no_lock() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("f");
+    std::fs::write(&path, [7; 4096]).unwrap();
+    let open = || File::options().read(true).write(true).open(&path).unwrap();
+    let lock = |file: &File| {
+        // SAFETY: an all-zero flock is valid: all of the file.
+        let mut range: libc::flock = unsafe { std::mem::zeroed() };
+        range.l_type = libc::c_short::try_from(libc::F_WRLCK).unwrap();
+        // SAFETY: the descriptor is open, and `range` is of the type that the call reads.
+        unsafe { libc::fcntl(std::os::fd::AsRawFd::as_raw_fd(file), libc::F_OFD_SETLK, &raw const range) }
+    };
+    for _ in 0..3 {
+        let file = Arc::new(open());
+        assert_eq!(lock(&file), 0, "the engine before still holds the file");
+        for (mut engine, _disk) in engines(&file) {
+            let mut bytes = [0_u8; 64];
+            let iovec = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: 64 };
+            let read = Operation { file: 0, kind: Kind::Read, offset: 0, len: 64, iovecs: &iovec, count: 1 };
+            assert_eq!(run(&mut engine, &[read]), [64]);
+        }
+    }
+}

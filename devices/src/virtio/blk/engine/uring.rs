@@ -1,4 +1,7 @@
-//! io_uring: operations go to the kernel a batch at a time, on registered files.
+//! io_uring: operations go to the kernel a batch at a time.
+//!
+//! The files are not registered with the ring: the kernel would let go of them, and of their locks, only some time after the
+//! process has ended, and the next VM would find its disk in use.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -12,6 +15,7 @@ use crate::virtio::blk::disk::DiskFile;
 /// A ring of one disk.
 pub struct Uring {
     ring: IoUring,
+    files: Vec<RawFd>,
     event: EventFd,
 }
 
@@ -29,34 +33,31 @@ impl Uring {
         if !needed.into_iter().all(|code| probe.is_supported(code)) {
             return Err(io::ErrorKind::Unsupported.into());
         }
-        let fds: Vec<RawFd> = files.iter().map(DiskFile::fd).collect();
-        if !fds.is_empty() {
-            ring.submitter().register_files(&fds)?;
-        }
+        let files = files.iter().map(DiskFile::fd).collect();
         let event = EventFd::new(EFD_NONBLOCK)?;
         ring.submitter().register_eventfd(event.as_raw_fd())?;
-        Ok(Self { ring, event })
+        Ok(Self { ring, files, event })
     }
 
     pub(super) fn event(&self) -> &EventFd {
         &self.event
     }
 
-    fn entry(slot: u32, operation: Operation) -> io::Result<squeue::Entry> {
+    fn entry(&self, slot: u32, operation: Operation) -> squeue::Entry {
         let Operation { file, kind, offset, len, iovecs, count } = operation;
-        let fd = types::Fixed(u32::try_from(file).map_err(|_| io::ErrorKind::InvalidInput)?);
+        let fd = types::Fd(self.files.get(file).copied().unwrap_or(-1));
         let entry = match kind {
             Kind::Read => opcode::Readv::new(fd, iovecs, count).offset(offset).build(),
             Kind::Write => opcode::Writev::new(fd, iovecs, count).offset(offset).build(),
             Kind::Sync => opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build(),
             Kind::Allocate(mode) => opcode::Fallocate::new(fd, len).offset(offset).mode(mode).build(),
         };
-        Ok(entry.user_data(u64::from(slot)))
+        entry.user_data(u64::from(slot))
     }
 
     /// As [`Engine::submit`](super::Engine::submit).
     pub(super) unsafe fn submit(&mut self, slot: u32, operation: Operation) -> io::Result<()> {
-        let entry = Self::entry(slot, operation)?;
+        let entry = self.entry(slot, operation);
         // SAFETY: the caller keeps the buffers until the operation was reaped.
         if unsafe { self.ring.submission().push(&entry) }.is_err() {
             self.start()?;
