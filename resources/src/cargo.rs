@@ -29,8 +29,12 @@ pub fn program() -> OsString {
     std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
 }
 
+/// What is shipped.
+const COMMANDS: [&str; 3] = ["vmm", "payload", "mk_payload"];
+
 /// Builds the monitor as it is measured and shipped: complete in itself, since loading libraries is a third of the time
-/// from its start to the guest's. This program goes beside it, for its `--host software`.
+/// from its start to the guest's. The commands that make what it runs go beside it, and so does this program, for its
+/// `--host software`.
 ///
 /// # Errors
 /// When cargo fails, or there is no room.
@@ -38,11 +42,24 @@ pub fn build_vmm(place: &Place, step: &Step) -> Result<()> {
     let mut cargo = command(place, &place.target);
     let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     // Naming the target keeps the flags away from build scripts and macros, which cannot be static.
-    cargo.args(["build", "--release", "--package", "vmm", "--bins", "--target", &triple]);
+    cargo.args([
+        "build",
+        "--release",
+        "--package",
+        "vmm",
+        "--package",
+        "payload",
+        "--bins",
+        "--target",
+        &triple,
+    ]);
     cargo.env("RUSTFLAGS", "-C target-feature=+crt-static");
     Log::create(&place.log("vmm"))?.run(cargo, &|line| step.doing(line))?;
     let own = std::env::current_exe().context("Find this program's own file")?;
-    install(&place.target.join(triple).join("release/vmm"), &place.vmm())?;
+    for name in COMMANDS {
+        let built = place.target.join(&triple).join("release").join(name);
+        install(&built, &place.vmm().with_file_name(name))?;
+    }
     install(&own, &place.vmm().with_file_name("images"))
 }
 
