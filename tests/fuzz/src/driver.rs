@@ -34,6 +34,7 @@ pub struct Machine {
     transport: Arc<MmioTransport>,
     events: EventManager<Subscriber>,
     queues: u64,
+    always: u32,
 }
 
 impl Machine {
@@ -45,7 +46,14 @@ impl Machine {
         let transport = MmioTransport::new(memory.clone(), device.clone()).expect("descriptors");
         let mut events: EventManager<Subscriber> = EventManager::new().expect("an epoll descriptor");
         events.add_subscriber(device);
-        Self { memory, transport, events, queues }
+        Self { memory, transport, events, queues, always: 0 }
+    }
+
+    /// Lets the driver accept these of the first 32 features whatever the input says.
+    #[must_use]
+    pub fn with_features(mut self, features: u32) -> Self {
+        self.always = features;
+        self
     }
 
     /// Does what `input` says; `between` is called after every kick.
@@ -101,7 +109,7 @@ impl Machine {
             | u32::from(features & 0x10) << 10;
         let mut offered = [0; 4];
         self.transport.read(0x10, &mut offered);
-        self.register(0x20, (own | u32::from(features >> 6) << 28) & u32::from_le_bytes(offered));
+        self.register(0x20, (self.always | own | u32::from(features >> 6) << 28) & u32::from_le_bytes(offered));
         self.register(0x24, 1);
         self.register(0x20, 1);
         self.register(0x70, 0xb);

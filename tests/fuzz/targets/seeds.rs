@@ -51,7 +51,7 @@ fn write_seeds() -> io::Result<()> {
     write("boot_elf", &[kernel(1), kernel(3), pvh_kernel(), bzimage()])?;
     write("virtio_blk", &[block_request(0), block_request(1), block_request(4), block_request(8), block_request(11), block_request(13)])?;
     write("virtio_mmio", &[registers(0), registers(1)])?;
-    write("virtio_vsock", &[vsock_connection()])
+    write("virtio_vsock", &[vsock_connection(1), vsock_connection(2)])
 }
 
 /// A driver that brings a device up, takes a queue away, and resets the device.
@@ -307,8 +307,8 @@ fn block_request(kind: u32) -> Vec<u8> {
     input.bytes()
 }
 
-/// A connection to the claimed port, some data, and the end of it.
-fn vsock_connection() -> Vec<u8> {
+/// A connection of this type to the port claimed for it, some data, and the end of it.
+fn vsock_connection(kind: u16) -> Vec<u8> {
     let mut input = Input::new();
     // Receive buffers, one chain each.
     for index in 0..8 {
@@ -320,8 +320,8 @@ fn vsock_connection() -> Vec<u8> {
         let at = 0xc00 + u64::from(index) * 64;
         let mut header = Vec::new();
         [3_u64, 2].iter().for_each(|cid| header.extend(cid.to_le_bytes()));
-        [2000_u32, 1, len].iter().for_each(|word| header.extend(word.to_le_bytes()));
-        [1, operation].iter().for_each(|half| header.extend(half.to_le_bytes()));
+        [2000_u32, kind.into(), len].iter().for_each(|word| header.extend(word.to_le_bytes()));
+        [kind, operation].iter().for_each(|half| header.extend(half.to_le_bytes()));
         [3_u32, 4096, 0].iter().for_each(|word| header.extend(word.to_le_bytes()));
         input.put(at, &header);
         input.descriptor(1, index, (at, 44 + len), 0);
