@@ -14,6 +14,7 @@ pub mod linux;
 pub mod process;
 pub mod raw_vm;
 pub mod vsock;
+pub mod vsock_test;
 
 use std::io::Write;
 

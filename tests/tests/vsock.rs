@@ -151,3 +151,94 @@ fn a_client_that_the_guest_refuses_is_turned_away() {
     running.signal(libc::SIGTERM);
     assert_eq!(running.wait().status, 143);
 }
+
+/// Runs the kernel's own cases with one end in a guest in this mode and the other here. `skipped` cases, by number, are left
+/// out at the host's end, which makes the guest's leave them out too.
+fn kernel_cases(files: &Files, vsock: &Value, [guest_mode, host_mode]: [&str; 2], skipped: &[&str]) {
+    let params =
+        format!("console=ttyS0 reboot=k panic=-1 8250.nr_uarts=1 tsc=reliable quiet vsocktest={guest_mode}");
+    let vm = RawVm::new(&[])
+        .with("kernel", json!(files.os_file("kernel")))
+        .with("initrd", json!(files.apks.join("vsock_test.cpio")))
+        .with("memory_mib", json!(256))
+        .with("params", json!(params))
+        .with("vsock", vsock.clone());
+    let name = if vsock["backend"] == "vhost" { "vsock_test" } else { "vsock_test_unix" };
+    let program = vm.place.path().join(name);
+    std::fs::copy(files.apks.join(name), &program).unwrap();
+    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let cid = CID.to_string();
+    let mut host = std::process::Command::new(&program);
+    host.args(["--mode", host_mode, "--control-host", &cid, "--control-port", "1235", "--peer-cid", &cid]);
+    host.args(skipped.iter().flat_map(|number| ["--skip", number]));
+    host.env("VSOCK_PATH", vm.place.path().join("sock")).env("VSOCK_CID", &cid);
+    let running = vm.start();
+    let host = host.output().unwrap();
+    let (here, errors) = (String::from_utf8_lossy(&host.stdout), String::from_utf8_lossy(&host.stderr));
+    if !host.status.success() {
+        running.signal(libc::SIGTERM);
+        let guest = running.wait();
+        panic!("host as {host_mode}: {here}\n{errors}\nguest: {}\n{}", guest.text(), guest.stderr);
+    }
+    let there = running.wait().text();
+    for output in [&*here, &there] {
+        let count = |word: &str| output.lines().filter(|line| line.trim_end().ends_with(word)).count();
+        assert!(count("...ok") > 26 - skipped.len(), "{output}");
+        assert_eq!(count("...skipped"), skipped.len(), "{output}");
+        assert!(output.contains("All tests have been executed"), "{output}");
+    }
+}
+
+/// Whether the programs were built, else why the test `name` cannot run, which is said.
+fn has_kernel_cases(name: &str, files: &Files) -> bool {
+    let built = files.apks.join("vsock_test").exists();
+    if !built {
+        tests::skip(name, "the Debian package linux-source-6.12 was not there when the tests were built");
+    }
+    built
+}
+
+#[test]
+fn the_kernels_own_cases_pass_over_vhost() {
+    let name = "the_kernels_own_cases_pass_over_vhost";
+    let Some(files) = Files::find(name).filter(|files| has_vhost(name) && has_kernel_cases(name, files))
+    else {
+        return;
+    };
+    kernel_cases(&files, &vhost(), ["client", "server"], &[]);
+    kernel_cases(&files, &vhost(), ["server", "client"], &[]);
+}
+
+/// Cases that Unix sockets at the host's end have no part in, and why.
+const NOT_WITH_UNIX_SOCKETS: [(&str, &str); 4] = [
+    ("6", "msg bounds: wants 2 MiB of room at the peer, and MSG_EOR"),
+    ("18", "MSG_ZEROCOPY: Unix sockets have none"),
+    ("19", "MSG_ZEROCOPY: Unix sockets have none"),
+    ("20", "MSG_ZEROCOPY: Unix sockets have none"),
+];
+/// The same of the host as the one that connects.
+const NOT_AT_A_UNIX_CLIENT: [(&str, &str); 1] =
+    [("10", "SO_RCVLOWAT: poll of a Unix socket does not heed it")];
+/// The same of the host as the one that listens.
+const NOT_AT_A_UNIX_SERVER: [(&str, &str); 3] = [
+    ("17", "SHUT_RD: a Unix socket shows it to its peer only when that sends"),
+    ("22", "SO_RCVLOWAT, and the credit of an AF_VSOCK socket"),
+    ("23", "SO_RCVLOWAT, and the credit of an AF_VSOCK socket"),
+];
+
+#[test]
+fn the_kernels_own_cases_pass_over_unix_sockets() {
+    let name = "the_kernels_own_cases_pass_over_unix_sockets";
+    let Some(files) = Files::find(name).filter(|files| has_kernel_cases(name, files)) else { return };
+    let device = json!({ "cid": CID, "socket": "sock" });
+    for (modes, more) in
+        [(["server", "client"], &NOT_AT_A_UNIX_CLIENT[..]), (["client", "server"], &NOT_AT_A_UNIX_SERVER[..])]
+    {
+        let skipped: Vec<_> = NOT_WITH_UNIX_SOCKETS.iter().chain(more).collect();
+        for (number, reason) in &skipped {
+            println!("guest as {}: case {number} left out: {reason}", modes[0]);
+        }
+        let numbers: Vec<&str> = skipped.iter().map(|(number, _)| *number).collect();
+        kernel_cases(&files, &device, modes, &numbers);
+    }
+}

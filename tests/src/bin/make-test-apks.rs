@@ -7,7 +7,7 @@ use std::io::Read;
 use std::path::Path;
 use std::process::ExitCode;
 
-use tests::{apk, compile, cpio};
+use tests::{apk, compile, cpio, vsock_test};
 
 /// APKs that need nothing but their library: the source's name is the APK's.
 const PLAIN: [&str; 4] = ["memory", "wait", "output", "missing_symbol"];
@@ -58,6 +58,12 @@ fn make(directory: &Path) -> Result<(), Box<dyn Error>> {
     }
     let probe = compile::program(&compile::guests().join("probe.c"))?;
     write("probe.cpio", &cpio::initramfs(&probe))?;
+    // Beside the directory, which is made anew each time.
+    if let Some(programs) = vsock_test::build(directory.parent().unwrap_or(directory))? {
+        write("vsock_test.cpio", &cpio::initramfs(&programs.vsock))?;
+        write("vsock_test", &programs.vsock)?;
+        write("vsock_test_unix", &programs.unix)?;
+    }
     Ok(())
 }
 
