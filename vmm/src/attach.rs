@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use boot::{Cmdline, MmioDevice};
 use devices::bus::{Bus, BusError};
 use devices::irq::STATUS_USED_BUFFER;
-use devices::virtio::mmio::{INTERRUPT_ACK, QUEUE_NOTIFY, RegisterPage};
+use devices::virtio::mmio::{INTERRUPT_ACK, Placement, QUEUE_NOTIFY, RegisterPage};
 use devices::virtio::{MmioTransport, VirtioDevice};
 use kvm_ioctls::{IoEventAddress, VmFd};
 use vm_memory::GuestMemoryMmap;
@@ -102,7 +102,8 @@ pub fn attach<D: VirtioDevice + 'static>(
 ) -> Result<(), AttachError> {
     let is_shown = page.is_some();
     let transport =
-        MmioTransport::shown_in(page, memory.clone(), device.clone()).map_err(AttachError::Transport)?;
+        MmioTransport::placed(Placement { page, access_platform: false }, memory.clone(), device.clone())
+            .map_err(AttachError::Transport)?;
     vm.register_irqfd(transport.interrupt().line(), slot.gsi())
         .map_err(|e| AttachError::Kvm("KVM_IRQFD", e))?;
     let notify = IoEventAddress::Mmio(slot.base() + QUEUE_NOTIFY);

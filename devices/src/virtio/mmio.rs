@@ -16,6 +16,7 @@ mod tests;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use virtio_bindings::virtio_config::VIRTIO_F_ACCESS_PLATFORM;
 use virtio_bindings::virtio_mmio::{
     VIRTIO_MMIO_CONFIG, VIRTIO_MMIO_CONFIG_GENERATION, VIRTIO_MMIO_DEVICE_FEATURES, VIRTIO_MMIO_DEVICE_ID,
     VIRTIO_MMIO_INTERRUPT_ACK, VIRTIO_MMIO_INTERRUPT_STATUS, VIRTIO_MMIO_MAGIC_VALUE,
@@ -59,6 +60,17 @@ const MAGIC: u32 = u32::from_le_bytes(*b"virt");
 const VERSION: u32 = 2;
 const VENDOR: u32 = u32::from_le_bytes(*b"KPSL");
 
+/// What is particular about a device's place in its VM.
+#[derive(Clone, Debug, Default)]
+pub struct Placement {
+    /// Where the guest reads the registers without an exit: for devices that do not change their configuration space on
+    /// their own.
+    pub page: Option<RegisterPage>,
+    /// The device reaches a part of the guest's memory only, as in a protected VM: ACCESS_PLATFORM is offered, and a driver
+    /// that does not accept it is refused (virtio 1.2, 6.2).
+    pub access_platform: bool,
+}
+
 /// One virtio device on the MMIO bus.
 pub struct MmioTransport {
     memory: GuestMemoryMmap,
@@ -86,24 +98,24 @@ impl MmioTransport {
         memory: GuestMemoryMmap,
         device: Arc<Mutex<dyn VirtioDevice>>,
     ) -> std::io::Result<Arc<MmioTransport>> {
-        Self::shown_in(None, memory, device)
+        Self::placed(Placement::default(), memory, device)
     }
 
-    /// The same, with its registers shown in `page` too, which is for devices that do not change their configuration space
-    /// on their own.
+    /// The same, in a place of its own.
     ///
     /// # Errors
     /// When the process has no file descriptor left.
-    pub fn shown_in(
-        page: Option<RegisterPage>,
+    pub fn placed(
+        Placement { page, access_platform }: Placement,
         memory: GuestMemoryMmap,
         device: Arc<Mutex<dyn VirtioDevice>>,
     ) -> std::io::Result<Arc<MmioTransport>> {
+        let platform = if access_platform { 1 << VIRTIO_F_ACCESS_PLATFORM } else { 0 };
         let locked = lock(&device);
         let device_id = locked.device_id();
         let kicks = locked.kicks().iter().map(EventFd::try_clone).collect::<Result<Vec<_>, _>>()?;
         let at_once = (0..kicks.len()).map(|index| locked.serves_at_once(index)).collect();
-        let registers = Mutex::new(Registers::new(locked.features(), locked.queue_max_sizes()));
+        let registers = Mutex::new(Registers::new(locked.features() | platform, locked.queue_max_sizes()));
         drop(locked);
         let interrupt = Arc::new(Interrupt::new()?.shown(page.clone()));
         let acknowledged = EventFd::new(EFD_NONBLOCK)?;

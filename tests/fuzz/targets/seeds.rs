@@ -49,7 +49,17 @@ fn write_seeds() -> io::Result<()> {
     write("payload_config", &configs())?;
     write("report", &frames())?;
     write("boot_elf", &[kernel(1), kernel(3), pvh_kernel(), bzimage()])?;
-    write("virtio_blk", &[block_request(0), block_request(1), block_request(4), block_request(8), block_request(11), block_request(13)])?;
+    write(
+        "virtio_blk",
+        &[
+            block_request(0),
+            block_request(1),
+            block_request(4),
+            block_request(8),
+            block_request(11),
+            block_request(13),
+        ],
+    )?;
     write("virtio_mmio", &[registers(0), registers(1)])?;
     write("virtio_vsock", &[vsock_connection(1), vsock_connection(2)])
 }

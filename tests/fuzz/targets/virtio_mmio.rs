@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use devices::bus::BusDevice;
 use devices::virtio::blk::{Block, BlockSpec, CompositeDisk, Content, EngineChoice, Extent};
-use devices::virtio::mmio::{MMIO_SIZE, RegisterPage};
+use devices::virtio::mmio::{MMIO_SIZE, Placement, RegisterPage};
 use devices::virtio::{MmioTransport, Rng, VirtioDevice};
 use libfuzzer_sys::fuzz_target;
 use vm_memory::{GuestAddress, GuestMemoryMmap, MmapRegion, VolatileMemory};
@@ -30,7 +30,8 @@ fuzz_target!(|data: &[u8]| {
             .expect("a little memory");
     let region = Arc::new(MmapRegion::new(0x1000).expect("a page"));
     let page = RegisterPage::new(Arc::clone(&region), 0).expect("the page is there");
-    let transport = MmioTransport::shown_in(Some(page), memory, device(*kind)).expect("descriptors");
+    let placement = Placement { page: Some(page), access_platform: kind & 2 != 0 };
+    let transport = MmioTransport::placed(placement, memory, device(*kind)).expect("descriptors");
     for access in rest.as_chunks::<7>().0.iter().take(512) {
         let [kind, low, high, value @ ..] = *access;
         let offset = u64::from(u16::from_le_bytes([low, high])) % (MMIO_SIZE + 0x10);

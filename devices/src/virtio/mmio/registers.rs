@@ -3,7 +3,7 @@
 
 use virtio_bindings::virtio_config::{
     VIRTIO_CONFIG_S_ACKNOWLEDGE, VIRTIO_CONFIG_S_DRIVER, VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_FAILED,
-    VIRTIO_CONFIG_S_FEATURES_OK, VIRTIO_CONFIG_S_NEEDS_RESET, VIRTIO_F_VERSION_1,
+    VIRTIO_CONFIG_S_FEATURES_OK, VIRTIO_CONFIG_S_NEEDS_RESET, VIRTIO_F_ACCESS_PLATFORM, VIRTIO_F_VERSION_1,
 };
 use virtio_bindings::virtio_mmio::{
     VIRTIO_MMIO_DEVICE_FEATURES, VIRTIO_MMIO_DEVICE_FEATURES_SEL, VIRTIO_MMIO_DRIVER_FEATURES,
@@ -198,6 +198,7 @@ impl Registers {
             && !self.impossible_features
             && self.driver_features & !self.offered == 0
             && self.driver_features & (1 << VIRTIO_F_VERSION_1) != 0
+            && self.offered & !self.driver_features & (1 << VIRTIO_F_ACCESS_PLATFORM) == 0
     }
 
     /// The selected queue, as long as the driver may still set it up: between FEATURES_OK and DRIVER_OK

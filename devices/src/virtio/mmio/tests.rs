@@ -411,7 +411,11 @@ fn shown() -> (Arc<vm_memory::MmapRegion>, Arc<MmioTransport>) {
     let region = Arc::new(vm_memory::MmapRegion::new(0x1000).unwrap());
     let page = RegisterPage::new(Arc::clone(&region), 0x200).unwrap();
     let device: Arc<Mutex<dyn VirtioDevice>> = Arc::new(Mutex::new(Probe::new()));
-    (region, MmioTransport::shown_in(Some(page), guest_memory(), device).unwrap())
+    (
+        region,
+        MmioTransport::placed(Placement { page: Some(page), ..Placement::default() }, guest_memory(), device)
+            .unwrap(),
+    )
 }
 
 fn in_page(region: &vm_memory::MmapRegion, offset: u32) -> u32 {
@@ -466,4 +470,25 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn v1_2_6_2_a_driver_must_accept_that_it_is_not_given_all_memory() {
+    let bring_up = |access_platform, accepted: u32| {
+        let device: Arc<Mutex<dyn VirtioDevice>> = Arc::new(Mutex::new(Probe::new()));
+        let placement = Placement { page: None, access_platform };
+        let transport = MmioTransport::placed(placement, guest_memory(), device).unwrap();
+        let write = |offset: u32, value: u32| transport.write(u64::from(offset), &value.to_le_bytes());
+        for (offset, value) in [(0x70, 1), (0x70, 3), (0x24, 1), (0x20, 1 | accepted), (0x70, 11)] {
+            write(offset, value);
+        }
+        let mut status = [0; 4];
+        transport.read(u64::from(VIRTIO_MMIO_STATUS), &mut status);
+        u32::from_le_bytes(status)
+    };
+    let bit = 1 << (33 - 32);
+    assert_eq!(bring_up(true, bit), 11);
+    assert_eq!(bring_up(true, 0), 3);
+    assert_eq!(bring_up(false, bit), 3, "not offered");
+    assert_eq!(bring_up(false, 0), 11);
 }
