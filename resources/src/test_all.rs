@@ -161,7 +161,9 @@ impl Run<'_> {
     fn in_software_host(&self, program: &TestProgram, machine: &Host, tally: &mut Tally) -> Result<()> {
         println!("\n== {}, inside the software host\n{machine}", program.name);
         let mut job = demo::software_job(self.place, &program.path, Path::new(TEST_PROGRAM));
-        job.files.push((self.place.vmm(), PathBuf::from(VMM)));
+        for name in ["vmm", "mk_payload"] {
+            job.files.push((self.place.vmm().with_file_name(name), Path::new(VMM).with_file_name(name)));
+        }
         job.files.push((test_apks(self.place), PathBuf::from(TEST_APKS)));
         job.arguments = vec!["--test-threads=1".to_owned()];
         if self.place.stock_dir().exists() {

@@ -11,11 +11,12 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::process::Command;
 
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use tests::linux::{App, Files, Life};
-use tests::process::Running;
+use tests::process::{Running, vmm_executable};
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -279,6 +280,32 @@ fn a_composite_disk_reads_back_byte_for_byte() {
         "what the guest wrote is there"
     );
     assert_eq!(std::fs::read(vm.place.path().join("a")).unwrap(), a);
+    assert_eq!(ended.status, 0);
+}
+
+#[test]
+fn a_disk_of_mk_payload_is_the_disk_in_the_vm() {
+    let Some(files) = Files::find("a_disk_of_mk_payload_is_the_disk_in_the_vm") else { return };
+    let vm = probe(&files, "disk", &json!({ "disks": [{ "image": "disk.img" }] }));
+    let (apk, idsig) = (files.read("nonce.apk"), files.read("nonce.idsig"));
+    vm.place.file("a.apk", &apk);
+    vm.place.file("a.idsig", &idsig);
+    let config = br#"{ "apk": { "name": "sample", "path": "a.apk", "idsigPath": "a.idsig", },
+                       "payload_config_path": "/mnt/apk/assets/vm_config.json", }"#;
+    vm.place.file("payload.json", config);
+    // It is shipped beside the monitor.
+    let mut mk_payload = Command::new(vmm_executable().with_file_name("mk_payload"));
+    let made = vm.place.command(mk_payload.args(["payload.json", "disk.img"])).wait();
+    assert_eq!(made.status, 0, "{made:?}");
+    let ended = vm.run();
+    let text = ended.text();
+    for (device, label, mut want) in
+        [("vda2", "microdroid-apk", apk), ("vda3", "microdroid-apk-idsig", idsig)]
+    {
+        want.resize(want.len().next_multiple_of(4096), 0);
+        assert_eq!(line(&text, device), format!("{label} {} {}", want.len(), sha256(&want)), "{ended:?}");
+    }
+    assert!(line(&text, "vda1").starts_with("payload-metadata 4096 "), "{ended:?}");
     assert_eq!(ended.status, 0);
 }
 
