@@ -45,6 +45,43 @@ pub fn program(source: &Path) -> Result<Vec<u8>, String> {
     std::fs::read(program).map_err(|e| e.to_string())
 }
 
+/// Compiles the kernel of `source`, which stands alone: an ELF64 entered at `_start`, loaded at 61 MiB: low memory is its to play with.
+///
+/// # Errors
+/// What the compiler said.
+pub fn kernel(source: &Path) -> Result<Vec<u8>, String> {
+    let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let kernel = dir.path().join("kernel");
+    let mut cc = Command::new("cc");
+    cc.args([
+        "-ffreestanding",
+        "-nostdlib",
+        "-static",
+        "-no-pie",
+        "-fno-pic",
+        "-mno-red-zone",
+        "-mgeneral-regs-only",
+    ]);
+    cc.args([
+        "-fno-stack-protector",
+        "-fcf-protection=none",
+        "-fno-asynchronous-unwind-tables",
+        "-Wl,--build-id=none",
+    ]);
+    cc.args([
+        "-Wl,-Ttext-segment=0x3d00000",
+        "-Wl,-z,noseparate-code",
+        "-O1",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-o",
+    ]);
+    cc.arg(&kernel).arg(source);
+    run(cc)?;
+    std::fs::read(kernel).map_err(|e| e.to_string())
+}
+
 fn run(mut cc: Command) -> Result<(), String> {
     let output = cc.output().map_err(|e| format!("{cc:?}: {e}"))?;
     match output.status.success() {

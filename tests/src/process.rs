@@ -247,12 +247,20 @@ impl Running {
     ///
     /// # Panics
     /// When it ends, or hangs, without.
-    pub fn wait_for(mut self, text: &str) -> Self {
+    pub fn wait_for(self, text: &str) -> Self {
+        self.try_wait_for(text).unwrap_or_else(|ended| panic!("{text:?} never came: {ended:?}"))
+    }
+
+    /// The same, or how it ended without the text.
+    ///
+    /// # Errors
+    /// How it ended.
+    pub fn try_wait_for(mut self, text: &str) -> Result<Self, Ended> {
         if self.stdout.wait_for(text.as_bytes(), self.started + HANG) {
-            return self;
+            return Ok(self);
         }
         let _ = self.child.kill();
-        panic!("{text:?} never came: {:?}", self.wait());
+        Err(self.wait())
     }
 
     /// Sends it a signal.

@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "linux/hostile.rs"]
+mod hostile;
 #[path = "linux/stock.rs"]
 mod stock;
 
@@ -240,6 +242,11 @@ fn line<'a>(text: &'a str, name: &str) -> &'a str {
 #[test]
 fn a_composite_disk_reads_back_byte_for_byte() {
     let Some(files) = Files::find("a_composite_disk_reads_back_byte_for_byte") else { return };
+    check_disks(&files);
+}
+
+/// Runs a VM that reads a composite disk and writes another.
+fn check_disks(files: &Files) {
     let disk = json!({ "disks": [
         { "partitions": [
             { "label": "first", "path": "a" },
@@ -248,7 +255,7 @@ fn a_composite_disk_reads_back_byte_for_byte() {
         ] },
         { "image": "image", "writable": true },
     ] });
-    let vm = probe(&files, "disk", &disk);
+    let vm = probe(files, "disk", &disk);
     let content = |len: usize, seed: usize| -> Vec<u8> {
         (0..len).map(|n| u8::try_from((n * 7 + n / 251 + seed) % 256).unwrap()).collect()
     };

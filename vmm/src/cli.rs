@@ -205,8 +205,10 @@ fn run(args: &RunArgs, start: Instant) -> Result<u8, Failure> {
     let outcome = vm
         .run(Some(signals), Box::new(move |event| events.event(event)))
         .map_err(|e| Failure { error: e.into(), status: STATUS_DIED })?;
-    // Whoever reads our output may take his time, or end us.
-    StopSignals::unblock();
+    if vm.output().is_waiting() {
+        // Whoever reads our output may take his time, or end us.
+        StopSignals::unblock();
+    }
     vm.output().finish(None);
     drop(terminal);
     report.ended(&outcome, &vm.output().console().tail());

@@ -57,6 +57,7 @@ fn make(directory: &Path) -> Result<(), Box<dyn Error>> {
         write(&format!("{}.apk", outcome.replace(' ', "-")), &signed)?;
     }
     let probe = compile::program(&compile::guests().join("probe.c"))?;
+    write("hostile", &compile::kernel(&compile::guests().join("hostile.c"))?)?;
     write("probe.cpio", &cpio::initramfs(&probe))?;
     // Beside the directory, which is made anew each time.
     if let Some(programs) = vsock_test::build(directory.parent().unwrap_or(directory))? {

@@ -51,6 +51,11 @@ impl Output {
         vec![Arc::clone(&self.console), Arc::clone(&self.log)]
     }
 
+    /// Whether something is left that a reader has not taken.
+    pub fn is_waiting(&self) -> bool {
+        self.sinks().iter().any(|sink| sink.is_waiting())
+    }
+
     /// Waits until readers have taken what is left. Gives up on one that took nothing for `patience`; without a limit,
     /// only on one that is gone.
     pub fn finish(&self, patience: Option<Duration>) {

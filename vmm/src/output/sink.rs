@@ -91,6 +91,13 @@ impl Sink {
         bytes[start..].to_vec()
     }
 
+    /// Whether bytes are left that the reader has no room for.
+    pub fn is_waiting(&self) -> bool {
+        let mut state = self.lock();
+        state.pump();
+        !state.ring.is_empty()
+    }
+
     /// Waits until the reader has taken what is left; gives up on one that took nothing for `patience`, and on one that
     /// is gone. Says how much was lost.
     pub fn finish(&self, patience: Option<Duration>) {

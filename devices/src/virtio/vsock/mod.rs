@@ -193,7 +193,8 @@ impl Vsock {
         if let Err(error) = served
             && let Some(active) = &self.active
         {
-            error!("vsock: the driver broke its queues: {error}");
+            // The driver's doing, which it may repeat for ever: not for the log.
+            log::debug!("virtio-vsock: {error}");
             active.interrupt.needs_reset();
             self.reset();
         }

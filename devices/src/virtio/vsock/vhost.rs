@@ -95,7 +95,8 @@ impl KernelVsock {
 
     fn settle(&mut self, served: Result<(), crate::virtio::QueueError>) {
         if let Err(error) = served {
-            error!("vsock: the driver broke its queues: {error}");
+            // The driver's doing, which it may repeat for ever: not for the log.
+            log::debug!("virtio-vsock: {error}");
             self.give_up();
         }
     }
