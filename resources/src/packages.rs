@@ -43,6 +43,7 @@ impl Purpose {
             ],
             Self::SoftwareHost => &["qemu-system-x86"],
             Self::Tests => &[
+                "acpica-tools",
                 "apksigner",
                 "cpio",
                 "cryptsetup-bin",
