@@ -11,6 +11,7 @@
 #include <sys/reboot.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <termios.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -26,6 +27,7 @@ static void fail(const char *what)
 {
 	printf("disk-bench: %s: %m\n", what);
 	fflush(stdout);
+	tcdrain(STDOUT_FILENO); /* the last line is on its way */
 	reboot(RB_AUTOBOOT);
 	for (;;)
 		pause();
@@ -168,6 +170,7 @@ int main(void)
 		many_at_a_time("rand-write-32", 1, round ? 8000 : 800);
 	}
 	fflush(stdout);
+	tcdrain(STDOUT_FILENO); /* the last line is on its way */
 	reboot(RB_AUTOBOOT);
 	fail("reboot");
 }
