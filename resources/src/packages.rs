@@ -51,6 +51,7 @@ impl Purpose {
                 "fsverity",
                 "gdisk",
                 "openssl",
+                "parted",
                 "protobuf-compiler",
                 "qemu-utils",
                 "unzip",
