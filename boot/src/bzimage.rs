@@ -7,7 +7,7 @@
 //! ```
 
 use crate::bytes::{u16_at, u32_at, u64_at};
-use crate::kernel::Segment;
+use crate::image::Segment;
 
 /// Where the setup header begins, in the file and in `boot_params`.
 pub const SETUP_HEADER: usize = 0x1f1;

@@ -7,7 +7,7 @@ use std::io;
 
 use crate::arch::{ELF_MACHINE, ELF_MACHINE_NAME};
 use crate::bytes::{u16_at, u32_at, u64_at};
-use crate::kernel::{Protocol, ReadAt, Segment};
+use crate::image::{Protocol, ReadAt, Segment};
 use notes::Notes;
 
 /// How an ELF file begins.

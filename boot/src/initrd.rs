@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use crate::kernel::Segment;
+use crate::image::Segment;
 use crate::{LoadError, io_error, put};
 
 const PAGE: u64 = 0x1000;

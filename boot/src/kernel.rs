@@ -9,13 +9,11 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::bzimage::{self, BzImage, BzImageError, SetupHeader};
 use crate::elf::{self, Elf, ElfError};
+use crate::image::{Protocol, Segment};
 use crate::{LoadError, io_error};
 
 /// Read at once: every header of an ordinary kernel.
 const HEAD: u64 = 4096;
-
-/// Fills a buffer from an offset of the image.
-pub type ReadAt<'a> = dyn FnMut(u64, &mut [u8]) -> io::Result<()> + 'a;
 
 /// Why a file is not a kernel that can be started.
 #[derive(Debug, thiserror::Error)]
@@ -40,37 +38,6 @@ pub enum KernelError {
     /// A bzImage that cannot be started.
     #[error(transparent)]
     BzImage(#[from] BzImageError),
-}
-
-/// The state in which a kernel is entered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protocol {
-    /// 64-bit mode with `boot_params` (Documentation/arch/x86/boot.rst, "64-bit Boot Protocol").
-    Linux64,
-    /// 32-bit mode with `hvm_start_info` (the PVH entry of Xen and others, docs/misc/pvh.pandoc there).
-    Pvh,
-}
-
-/// One piece of the image and its place in memory; its sums do not overflow and its file bytes exist.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Segment {
-    /// Index of its program header; 0 in a bzImage.
-    pub index: usize,
-    /// Where its bytes begin in the file.
-    pub offset: u64,
-    /// How many bytes it has there; the rest of its memory is zero.
-    pub file_size: u64,
-    /// Guest physical address.
-    pub address: u64,
-    /// Bytes in memory, at least `file_size`, not 0.
-    pub memory_size: u64,
-}
-
-impl Segment {
-    /// One past its last address.
-    pub fn end(&self) -> u64 {
-        self.address + self.memory_size
-    }
 }
 
 /// The checked headers of a kernel image.

@@ -20,6 +20,7 @@ mod bytes;
 mod bzimage;
 mod cmdline;
 mod elf;
+mod image;
 mod initrd;
 mod kernel;
 
@@ -32,7 +33,8 @@ pub use bootconfig::{BootConfig, BootConfigError, BootValue};
 pub use bzimage::BzImageError;
 pub use cmdline::{Cmdline, CmdlineError};
 pub use elf::ElfError;
-pub use kernel::{Kernel, KernelError, Protocol, Segment as KernelSegment};
+pub use image::{Protocol, Segment as KernelSegment};
+pub use kernel::{Kernel, KernelError};
 
 /// What to boot, and with what.
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 
 use super::{ElfError, within};
 use crate::bytes::{u32_at, u64_at};
-use crate::kernel::{Protocol, ReadAt};
+use crate::image::{Protocol, ReadAt};
 
 /// Notes are read whole; those of kernels have some hundred bytes.
 const SIZE_MAX: u64 = 64 << 10;

@@ -1,6 +1,6 @@
 //! The GDT that boot protocols ask for: flat 4 GiB code and data, at the selectors of Linux's 64-bit protocol.
 
-use super::state::Segment;
+use super::segment::Segment;
 
 /// Linux's `__BOOT_CS`.
 pub const BOOT_CS: u16 = 0x10;

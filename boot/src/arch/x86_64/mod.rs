@@ -9,14 +9,16 @@ mod mptable;
 mod paging;
 mod pvh;
 mod rom;
+mod segment;
 mod state;
 
 use std::ops::Range;
 
 use vm_memory::GuestMemoryMmap;
 
+use crate::image::Protocol;
 use crate::initrd::Initrd;
-use crate::kernel::{Kernel, Protocol};
+use crate::kernel::Kernel;
 use crate::{BootSpec, LoadError, MmioDevice, cmdline, put};
 use e820::Ram;
 use gdt::Mode;
@@ -24,7 +26,8 @@ use linux64::BootParams;
 
 pub use layout::memory_regions;
 pub use rom::Rom;
-pub use state::{BootState, Segment, Table};
+pub use segment::Segment;
+pub use state::{BootState, Table};
 
 /// `e_machine` of a kernel for this architecture, and what people call it.
 pub(crate) const ELF_MACHINE: u16 = 62;
