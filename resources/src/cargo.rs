@@ -11,7 +11,6 @@ use serde::Deserialize;
 use crate::place::Place;
 use crate::run::Log;
 use crate::steps::Step;
-use crate::test_all::TestProgram;
 
 /// The cargo that runs us, or the one that is installed.
 pub fn command(place: &Place, target: &Path) -> Command {
@@ -84,6 +83,17 @@ pub fn tests_marker(place: &Place) -> PathBuf {
 /// What the tests with Linux guests run.
 pub fn test_apks(place: &Place) -> PathBuf {
     place.images.join("test-apks")
+}
+
+/// A program of tests.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TestProgram {
+    /// How it is called in the summary.
+    pub name: String,
+    /// The executable.
+    pub path: PathBuf,
+    /// Where it runs.
+    pub directory: PathBuf,
 }
 
 /// Builds every test program of the workspace.

@@ -21,6 +21,7 @@ mod place;
 mod prepare;
 mod run;
 mod sample;
+mod software_job;
 mod steps;
 mod stock;
 mod test_all;
@@ -148,7 +149,7 @@ fn run_host(place: &Place, general: General, args: HostArgs) -> Result<u8> {
         drop(prepare::prepare(place, general, &parts)?)
     }
     let end = host::run(place, &place.host_kernel(), &job, &mut std::io::stdout().lock())?;
-    Ok(demo::status(&job, &end))
+    Ok(software_job::status(&job, &end))
 }
 
 /// 2 for what the user can mend, 130 or 143 after a signal, else 1.

@@ -8,12 +8,12 @@ use std::thread;
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 
+use crate::cargo::TestProgram;
 use crate::kernel::{self, Kernel};
 use crate::packages::{self, Purpose};
 use crate::place::Place;
 use crate::run;
 use crate::steps::Steps;
-use crate::test_all::TestProgram;
 use crate::{General, cargo, guest, sample, stock};
 
 /// What can be asked for.

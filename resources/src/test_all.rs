@@ -10,12 +10,12 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::General;
-use crate::cargo::test_apks;
-use crate::demo::{self, OS_DIR, VMM};
+use crate::cargo::{TestProgram, test_apks};
 use crate::host;
 use crate::kvm::{self, Host};
 use crate::place::Place;
 use crate::prepare::{self, Part};
+use crate::software_job::{self, OS_DIR, VMM};
 use crate::{cargo, run, stock};
 
 mod tally;
@@ -36,17 +36,6 @@ const TEST_PROGRAM: &str = "/usr/bin/linux-tests";
 const STOCK_KERNEL: &str = "/stock";
 /// Where what its tests run is inside the software host.
 const TEST_APKS: &str = "/test-apks";
-
-/// A program of tests.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct TestProgram {
-    /// How it is called in the summary.
-    pub name: String,
-    /// The executable.
-    pub path: PathBuf,
-    /// Where it runs.
-    pub directory: PathBuf,
-}
 
 /// Builds what is missing, runs everything, and sums up.
 ///
@@ -160,7 +149,7 @@ impl Run<'_> {
 
     fn in_software_host(&self, program: &TestProgram, machine: &Host, tally: &mut Tally) -> Result<()> {
         println!("\n== {}, inside the software host\n{machine}", program.name);
-        let mut job = demo::software_job(self.place, &program.path, Path::new(TEST_PROGRAM));
+        let mut job = software_job::with_os(self.place, &program.path, Path::new(TEST_PROGRAM));
         for name in ["vmm", "mk_payload"] {
             job.files.push((self.place.vmm().with_file_name(name), Path::new(VMM).with_file_name(name)));
         }
@@ -184,7 +173,7 @@ impl Run<'_> {
         }
         run::check_interrupted()?;
         match end {
-            Ok(end) => drop(demo::status(&job, &end)),
+            Ok(end) => drop(software_job::status(&job, &end)),
             Err(error) => println!("{error:#}"),
         }
         Ok(())

@@ -9,7 +9,6 @@
 //! A node's `algorithm` is the one its own key signs the next node with.
 
 use super::algorithm::{KeyError, SignatureAlgorithm};
-use super::signer::VerifiedSigner;
 use crate::der;
 use crate::fields::Fields;
 
@@ -47,16 +46,6 @@ pub enum LineageError {
     /// The last certificate is not the signer's.
     #[error("the proof of rotation does not end at the signer's certificate")]
     OtherSigner,
-}
-
-/// The certificates of the signer's proof, oldest first; none when it never changed its key.
-pub(super) fn of(signer: &VerifiedSigner<'_>) -> Result<Vec<Vec<u8>>, LineageError> {
-    let mut proofs = signer.attributes().all(ATTRIBUTE);
-    match (proofs.next(), proofs.next()) {
-        (None, _) => Ok(Vec::new()),
-        (Some(proof), None) => verify(proof, signer.certificate),
-        (Some(_), Some(_)) => Err(LineageError::Several),
-    }
 }
 
 /// The certificates of a proof whose last is `signer`, oldest first; every signature holds.

@@ -13,11 +13,13 @@ use crate::fields::{prefixed, sequence};
 use crate::read_at::adapters::copy;
 
 mod certificate;
+mod error;
 mod key;
 mod pem;
 mod private_key;
 
-pub use key::{SigningKey, SigningKeyError};
+pub use error::SigningKeyError;
+pub use key::SigningKey;
 
 /// First SDK that reads v3.
 const MIN_SDK: u32 = 28;

@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256, Sha512};
 use super::algorithm::{ContentDigest, SignatureAlgorithm};
 use super::digest::SignedContent;
 use super::directory::{self, DirectoryError};
-use super::lineage;
+use super::lineage::{self, LineageError};
 use super::signer::{Layout, SignerError, SignerRecord, VerifiedSigner};
 use super::signing_block::{self, SigningBlock, SigningBlockError};
 use super::zip::{ZipError, ZipSections};
@@ -273,7 +273,7 @@ pub fn verify_signatures(reader: &dyn ReadAt, sdk: u32) -> Result<Signatures, Ve
 fn signer(scheme: Scheme, verified: &VerifiedSigner<'_>) -> Result<Signer, SignerError> {
     let lineage = match scheme {
         Scheme::V2 => Vec::new(),
-        Scheme::V3 | Scheme::V31 => lineage::of(verified)?,
+        Scheme::V3 | Scheme::V31 => lineage(verified)?,
     };
     let certificate = verified.certificate.to_vec();
     Ok(Signer { scheme, algorithm: verified.algorithm, certificate, lineage })
@@ -281,6 +281,16 @@ fn signer(scheme: Scheme, verified: &VerifiedSigner<'_>) -> Result<Signer, Signe
 
 fn signer_error(scheme: Scheme) -> impl Fn(SignerError) -> VerifyError {
     move |source| VerifyError::Signer { scheme, source }
+}
+
+/// The certificates of the signer's proof, oldest first; none when it never changed its key.
+fn lineage(signer: &VerifiedSigner<'_>) -> Result<Vec<Vec<u8>>, LineageError> {
+    let mut proofs = signer.attributes().all(lineage::ATTRIBUTE);
+    match (proofs.next(), proofs.next()) {
+        (None, _) => Ok(Vec::new()),
+        (Some(proof), None) => lineage::verify(proof, signer.certificate),
+        (Some(_), Some(_)) => Err(LineageError::Several),
+    }
 }
 
 /// Every signer must hold, and none may know of a better scheme.

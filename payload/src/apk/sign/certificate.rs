@@ -2,7 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
-use super::key::SigningKeyError;
+use super::error::SigningKeyError;
 use super::pem;
 use super::private_key::{NULL, PrivateKey};
 use crate::apk::algorithm::{SignatureAlgorithm, certifies};

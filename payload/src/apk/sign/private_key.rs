@@ -6,7 +6,7 @@ use rsa::traits::PublicKeyParts;
 use rsa::{BoxedUint, Pkcs1v15Sign, RsaPrivateKey};
 use sha2::{Digest, Sha256, Sha512};
 
-use super::key::SigningKeyError;
+use super::error::SigningKeyError;
 use super::pem;
 use crate::apk::algorithm::{EC_PUBLIC_KEY, RSA_ENCRYPTION, SECP256R1, SECP384R1, SECP521R1};
 use crate::apk::algorithm::{SignatureAlgorithm, unsigned};
