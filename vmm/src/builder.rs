@@ -1,7 +1,5 @@
 //! From a [`VmSpec`] to a [`Vm`] that is ready to run: one flat recipe, in the order that KVM wants.
 
-use std::io;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,14 +10,15 @@ use devices::virtio::console::Console;
 use devices::virtio::mmio::RegisterPage;
 use devices::virtio::rng::Rng;
 use devices::virtio::vsock::vhost::KernelVsock;
-use devices::virtio::vsock::{GuestPort, Vsock, VsockConfig, VsockError};
+use devices::virtio::vsock::{GuestPort, Vsock, VsockConfig};
 use devices::{AcpiPm, Bus, Cmos, I8042, Power, PvPanic, SerialPort};
 use guest_api::ports::report_port;
 use kvm_ioctls::{Kvm, VmFd};
 use vm_memory::{GuestMemoryMmap, MmapRegion};
 
 use crate::arch::{self, CpuTemplate, ports, slots};
-use crate::attach::{AttachError, MAX_DISKS, Slot, attach};
+use crate::attach::{Slot, attach};
+use crate::build_error::BuildError;
 use crate::disks::OpenDisk;
 use crate::event_loop::{PayloadWatch, Subscriber};
 use crate::exit::StopSlot;
@@ -27,52 +26,12 @@ use crate::failure::FailureLine;
 use crate::gate::Gate;
 use crate::guest::Door;
 use crate::loading;
-use crate::memory::{self, MemoryError};
+use crate::memory;
 use crate::output::{Output, Sink, Writer};
 use crate::report_port::ReportListener;
 use crate::spec::{VmSpec, VsockBackend, VsockSpec};
 use crate::vcpu::VcpuContext;
 use crate::vm::{BalloonHandle, Vm};
-
-/// Why a VM could not be built.
-#[derive(Debug, thiserror::Error)]
-pub enum BuildError {
-    /// A KVM call failed.
-    #[error("{0}")]
-    Kvm(&'static str, #[source] kvm_ioctls::Error),
-    /// No guest memory.
-    #[error("guest memory")]
-    Memory(#[from] MemoryError),
-    /// The kernel, or what takes its place, could not be loaded.
-    #[error("load {what} \"{}\"", path.display())]
-    Boot {
-        /// What it is for: the key of the configuration.
-        what: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: boot::LoadError,
-    },
-    /// The command line is not one.
-    #[error("kernel parameters")]
-    Cmdline(#[from] boot::CmdlineError),
-    /// A device could not be made.
-    #[error("make the {0}")]
-    Device(&'static str, #[source] io::Error),
-    /// The socket device could not be made.
-    #[error("make the socket device")]
-    Vsock(#[from] VsockError),
-    /// A device could not be attached.
-    #[error("attach the {0}")]
-    Attach(&'static str, #[source] AttachError),
-    /// A platform device could not be placed.
-    #[error("place the {0}")]
-    Bus(&'static str, #[source] devices::bus::BusError),
-    /// More disks than there are slots.
-    #[error("{0} disks, expected at most {MAX_DISKS}")]
-    TooManyDisks(usize),
-}
 
 /// The ports every VM has.
 struct Platform {

@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::builder::{self, BuildError};
+use crate::build_error::BuildError;
+use crate::builder;
 use crate::config::app::AppConfig;
 use crate::config::raw::RawConfig;
 use crate::event_loop::StopSignals;

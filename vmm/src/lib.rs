@@ -11,6 +11,7 @@
 
 pub mod arch;
 pub mod attach;
+pub mod build_error;
 pub mod builder;
 pub mod cli;
 pub mod config;

@@ -7,8 +7,9 @@ use vm_memory::GuestMemoryMmap;
 use zeroize::Zeroizing;
 
 use crate::attach::{MAX_DISKS, Slot, announce};
-use crate::builder::BuildError;
-use crate::spec::{Discovery, Image, VmSpec};
+use crate::build_error::BuildError;
+use crate::config::raw::Discovery;
+use crate::spec::{Image, VmSpec};
 
 /// The word by which a kernel looks for a boot configuration behind its ramdisk.
 const BOOTCONFIG: &str = "bootconfig";

@@ -16,12 +16,12 @@ use payload::metadata::{self, Payload};
 
 use crate::arch;
 use crate::config::app::{AppConfig, DebugLevel, PayloadChoice};
-use crate::config::raw::RawConfig;
+use crate::config::raw::{Discovery, RawConfig};
 use crate::config::vsock::{Backend, VsockKeys};
 use crate::disks::{FileSet, OpenDisk, OpenDiskError};
 use crate::library::{self, ABI, LibraryError};
 use crate::os::{self, DEFAULT_OS, GuestOs, OsError};
-use crate::spec::{Discovery, Image, OpenFile, VmSpec, VsockBackend, VsockSpec};
+use crate::spec::{Image, OpenFile, VmSpec, VsockBackend, VsockSpec};
 
 /// Largest payload library that is read to check its structure, in bytes.
 const MAX_LIBRARY: u64 = 512 << 20;

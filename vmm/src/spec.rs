@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use boot::BootConfig;
 
+use crate::config::raw::Discovery;
 use crate::disks::OpenDisk;
 
 /// Everything a VM is made of, all files open.
@@ -74,20 +75,6 @@ impl Image {
             Self::Kernel(file) | Self::Rom(file) => file,
         }
     }
-}
-
-/// How a kernel learns of its virtio devices.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Discovery {
-    /// By ACPI and by its command line: a kernel that reads both finds each device taken when it comes to it for
-    /// the second time, says so in its log, and goes on.
-    #[default]
-    Both,
-    /// By ACPI, as kernels of distributions do.
-    Acpi,
-    /// By parameters of its command line, as small kernels do.
-    Cmdline,
 }
 
 /// An open file and the path to name it by.

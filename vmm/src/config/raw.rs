@@ -12,7 +12,6 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::vsock::{VSOCK_KEYS, VsockKeys};
 use super::{ConfigError, CpuTopology, Keys, check_memory, read, resolve};
-use crate::spec::Discovery;
 
 /// A VM in terms of its devices.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -46,6 +45,20 @@ pub struct RawConfig {
     pub cpu_topology: CpuTopology,
     /// The platform's version, `~1.0`.
     pub platform_version: Option<String>,
+}
+
+/// How a kernel learns of its virtio devices.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Discovery {
+    /// By ACPI and by its command line: a kernel that reads both finds each device taken when it comes to it for
+    /// the second time, says so in its log, and goes on.
+    #[default]
+    Both,
+    /// By ACPI, as kernels of distributions do.
+    Acpi,
+    /// By parameters of its command line, as small kernels do.
+    Cmdline,
 }
 
 /// What a key of the boot configuration is set to.
