@@ -3,6 +3,7 @@
  * then ends the VM as end= says.
  *
  *   probe=disk      prints "NAME LABEL SIZE SHA256" of every block device, and overwrites /dev/vdb when there is one
+ *   probe=..discard discards pages 4 to 7 of /dev/vdb, zeroes 16 to 19, and prints how many of their bytes are not zero
  *   probe=random    prints 32 bytes of the entropy device in hex
  *   probe=vsock     echoes one connection to port 5000 until its end, then sends "hello" to port 6000 of the host
  *   probe=messages  echoes the messages of one seqpacket connection to port 5001 until its end
@@ -19,11 +20,13 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <linux/input.h>
 #include <linux/vm_sockets.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
 #include <sys/socket.h>
@@ -100,6 +103,30 @@ static void disk(void) {
         if (!strncmp(names[i]->d_name, "vd", 2))
             print_device(names[i]->d_name);
     overwrite("/dev/vdb");
+}
+
+/* How many bytes of the pages' 16 KiB are not zero, as the device has them. */
+static void print_rest(int fd, const char *name, uint64_t at) {
+    int rest = 0;
+    if (posix_fadvise(fd, at, 16384, POSIX_FADV_DONTNEED) != 0 || pread(fd, buffer, 16384, at) != 16384)
+        fail(name);
+    for (int i = 0; i < 16384; i++)
+        rest += buffer[i] != 0;
+    printf("%s %d bytes are not zero\n", name, rest);
+}
+
+static void discard(void) {
+    uint64_t discarded[2] = {4 * 4096, 16384}, zeroed[2] = {16 * 4096, 16384};
+    int fd = open("/dev/vdb", O_RDWR);
+    if (fd < 0 || ioctl(fd, BLKDISCARD, discarded) < 0)
+        fail("BLKDISCARD");
+    if (ioctl(fd, BLKZEROOUT, zeroed) < 0)
+        fail("BLKZEROOUT");
+    print_rest(fd, "discarded", discarded[0]);
+    print_rest(fd, "zeroed", zeroed[0]);
+    if (fsync(fd) < 0)
+        fail("fsync");
+    close(fd);
 }
 
 static void print_random(void) {
@@ -260,6 +287,8 @@ int main(void) {
         devices();
     if (strstr(line, "probe=disk"))
         disk();
+    if (strstr(line, "discard"))
+        discard();
     if (strstr(line, "probe=random"))
         print_random();
     if (strstr(line, "probe=vsock"))

@@ -11,6 +11,7 @@ pub mod elf;
 pub mod guests;
 pub mod host;
 pub mod linux;
+pub mod loop_device;
 pub mod process;
 pub mod raw_vm;
 pub mod vsock;

@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "linux/block_device.rs"]
+mod block_device;
 #[path = "linux/hostile.rs"]
 mod hostile;
 #[path = "linux/stock.rs"]
