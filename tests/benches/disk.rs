@@ -1,105 +1,96 @@
 //! Disk figures in the virtual time of the software host, where a run takes the same time on every machine.
 //!
-//! `cargo bench -p tests --bench disk`, after `cargo demo` has built what it runs: a guest (`disk_guest.c`) reads and writes
-//! 16 MiB on tmpfs with O_DIRECT, sequentially by 1 MiB and at random by 4 KiB, one and 32 at a time: as a raw image and as a
-//! composite disk of 20 partitions with `vmm`, and as a raw image with QEMU's microvm (aio=threads) where it is installed, all
-//! with the same kernel and initramfs. `KAPSEL_VMM` names another executable to measure.
+//! `cargo bench -p tests --bench disk [-- --json]`, after `cargo demo` has built what it runs: a guest (`disk_guest.c`) reads and
+//! writes 16 MiB on tmpfs with O_DIRECT, sequentially by 1 MiB and at random by 4 KiB, one and 32 at a time: as a raw image with
+//! each engine and as a composite disk of 20 partitions with `vmm`, and as a raw image with QEMU's microvm (aio=threads) where it
+//! is installed, all with the same kernel and initramfs. `KAPSEL_VMM` names another executable to measure.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark may panic")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use serde_json::json;
+use serde_json::{Value, json};
+use tests::bench::{BenchArgs, InnerRun, image};
+use tests::figures::{Figure, Report};
+use tests::peers::{PeerVm, Qemu};
 use tests::process::{Place, use_shipped_vmm};
+use tests::{compile, cpio};
 
-const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 const PARAMS: &str = "console=ttyS0 reboot=k panic=-1 quiet 8250.nr_uarts=1 tsc=reliable";
 const MEMORY_MIB: u64 = 256;
 const DISK: usize = 16 << 20;
 const PARTITIONS: usize = 20;
 /// Bytes of one partition: whole pages, so that no filler parts them.
 const PARTITION: usize = DISK / PARTITIONS / 4096 * 4096;
-const ENGINES: [&str; 3] = ["auto", "io_uring", "threads"];
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
-}
+/// What the guest calls its figures, and what they are.
+const FIGURES: [(&str, &str, Unit); 6] = [
+    ("seq-read", "read 1 MiB, sequential", Unit::Bytes),
+    ("seq-write", "write 1 MiB, sequential", Unit::Bytes),
+    ("rand-read-1", "read 4 KiB at random, one at a time", Unit::Operations),
+    ("rand-write-1", "write 4 KiB at random, one at a time", Unit::Operations),
+    ("rand-read-32", "read 4 KiB at random, 32 at a time", Unit::Operations),
+    ("rand-write-32", "write 4 KiB at random, 32 at a time", Unit::Operations),
+];
 
-fn initramfs(place: &Place) -> PathBuf {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/disk_guest.c");
-    let program = place.path().join("init");
-    let cc = Command::new("cc").args(["-O2", "-static", "-o"]).arg(&program).arg(source).status();
-    assert!(cc.unwrap().success(), "disk_guest.c does not build");
-    place.file("disk.cpio", &tests::cpio::initramfs(&std::fs::read(&program).unwrap()))
+#[derive(Clone, Copy)]
+enum Unit {
+    Bytes,
+    Operations,
 }
 
 /// On the machine: builds what is missing and runs this program again inside the software host.
-fn outside() {
-    let vmm = use_shipped_vmm();
-    let (target, place) = (root().join("target"), Place::new());
-    let kernel = target.join("images/os/vmlinux");
-    assert!(kernel.exists(), "run `cargo demo` first: it builds what this measures");
-    let initrd = initramfs(&place);
-    let mut images = Command::new(target.join("images/images"));
-    images.args(["host", "--quiet", "--no-build", "--memory", "1024"]);
-    for file in [&kernel, &initrd, &vmm] {
-        images.arg("--file").arg(file);
-    }
-    if Path::new(QEMU).exists() {
-        images.arg("--file").arg(QEMU);
-        for rom in ["qboot.rom", "linuxboot_dma.bin", "pvh.bin"] {
-            let path = std::fs::canonicalize(Path::new("/usr/share/qemu").join(rom)).unwrap();
-            images.arg("--file").arg(format!("{}=/usr/share/qemu/{rom}", path.display()));
-        }
-    } else {
-        println!("peer skipped: {QEMU} is not installed (Debian package qemu-system-x86)");
-    }
-    images.arg("--").arg(std::env::current_exe().unwrap()).arg("--inside").args([&vmm, &kernel, &initrd]);
-    assert!(images.status().unwrap().success(), "the software host failed");
+fn outside(args: &BenchArgs) {
+    let (vmm, place, kernel) = (use_shipped_vmm(), Place::new(), image("os/vmlinux"));
+    let guest = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/disk_guest.c");
+    let initrd = place.file("disk.cpio", &cpio::initramfs(&compile::program(&guest).unwrap()));
+    let run = InnerRun::new(1024).file(&kernel).file(&initrd).file(&vmm).qemu();
+    run.run(args, &[&vmm, &kernel, &initrd]);
 }
 
-/// One figure of a guest.
-struct Figure {
-    name: String,
-    operations: f64,
-    bytes: f64,
-    seconds: f64,
-}
-
-/// What a guest printed after its first round, which meets cold caches.
-fn figures(console: &str) -> Vec<Figure> {
+/// What a guest printed after its first round, which meets cold caches: for each of [`FIGURES`] operations or MB in a second.
+fn rates(console: &str) -> Vec<f64> {
     let warm = console.split("disk round 1").nth(1).unwrap_or_default();
-    let lines = warm.lines().filter_map(|line| {
-        let mut words = line.trim().strip_prefix("disk ")?.split(' ');
-        let (name, mut number) = (words.next()?.to_owned(), || words.next()?.parse::<f64>().ok());
-        Some(Figure { name, operations: number()?, bytes: number()?, seconds: number()? / 1e9 })
-    });
-    lines.collect()
+    let rate = |name: &str, unit: Unit| {
+        let mut lines = warm.lines().filter_map(|line| line.trim().strip_prefix("disk ")?.strip_prefix(name));
+        let mut numbers = lines.find(|rest| rest.starts_with(' '))?.trim().split(' ').map(str::parse::<f64>);
+        let mut number = || numbers.next()?.ok();
+        let (operations, bytes, nanoseconds) = (number()?, number()?, number()?);
+        Some(match unit {
+            Unit::Bytes => bytes / 1e6 / (nanoseconds / 1e9),
+            Unit::Operations => operations / (nanoseconds / 1e9),
+        })
+    };
+    FIGURES.iter().filter_map(|(name, _, unit)| rate(name, *unit)).collect()
 }
 
-fn measure(what: &str, command: &mut Command) -> Vec<Figure> {
-    let ended = command.stdin(Stdio::null()).output().unwrap();
-    let console = String::from_utf8_lossy(&ended.stdout);
-    let figures = figures(&console);
-    let errors = String::from_utf8_lossy(&ended.stderr);
-    assert!(ended.status.success() && figures.len() == 6, "{what}: {console}{errors}");
-    println!("  {what}");
-    for Figure { name, operations, bytes, seconds } in &figures {
-        println!(
-            "    {name:14} {:8.0}/s  {:7.1} MB/s  {:8.2} us each",
-            operations / seconds,
-            bytes / seconds / 1e6,
-            seconds / operations * 1e6
-        );
+/// One series of runs inside the software host.
+struct Series<'a> {
+    args: &'a BenchArgs,
+    report: Report,
+}
+
+impl Series<'_> {
+    fn measure(&mut self, subject: &str, command: &mut Command) {
+        self.args.progress(subject);
+        let ended = command.stdin(Stdio::null()).output().unwrap();
+        let console = String::from_utf8_lossy(&ended.stdout);
+        let rates = rates(&console);
+        let errors = String::from_utf8_lossy(&ended.stderr);
+        assert!(ended.status.success() && rates.len() == FIGURES.len(), "{subject}: {console}{errors}");
+        for ((_, name, unit), rate) in FIGURES.iter().zip(rates) {
+            let unit = match unit {
+                Unit::Bytes => "MB/s",
+                Unit::Operations => "per second",
+            };
+            self.report.push(subject, || Figure::more(name, unit), rate);
+        }
     }
-    figures
 }
 
-/// In the software host.
-fn inside(vmm: &str, kernel: &str, initrd: &str) {
-    println!("disk figures in virtual time: 1 vCPU, {MEMORY_MIB} MiB, {} MiB on tmpfs, O_DIRECT", DISK >> 20);
-    let place = Place::new();
+/// The image that all read and write, and the configurations of `vmm` that show it: by name.
+fn disks(place: &Place) -> (PathBuf, Vec<(&'static str, Value)>) {
     let bytes: Vec<u8> = (0..DISK).map(|i| (i * 31 + i / 4096).to_le_bytes()[0]).collect();
     let image = place.file("disk.img", &bytes);
     let partitions: Vec<_> = (0..PARTITIONS)
@@ -108,49 +99,47 @@ fn inside(vmm: &str, kernel: &str, initrd: &str) {
             json!({ "label": format!("part{n}"), "path": part, "writable": true })
         })
         .collect();
-    let run = |what: &str, disk: serde_json::Value| {
+    let raw = |engine: &str| json!({ "image": image, "writable": true, "engine": engine });
+    let disks = vec![
+        ("vmm", raw("auto")),
+        ("vmm, io_uring", raw("io_uring")),
+        ("vmm, threads", raw("threads")),
+        ("vmm, 20 partitions", json!({ "partitions": partitions, "writable": true })),
+    ];
+    (image, disks)
+}
+
+/// In the software host.
+fn inside(args: &BenchArgs, vmm: &str, kernel: &str, initrd: &str) {
+    let title = format!(
+        "Disks, virtual time: 1 vCPU, {MEMORY_MIB} MiB, {} MiB on tmpfs, O_DIRECT, kernel and initramfs the same",
+        DISK >> 20
+    );
+    let (mut series, place) = (Series { args, report: Report::new(title) }, Place::new());
+    let (image, disks) = disks(&place);
+    for (subject, disk) in disks {
         let config = json!({
             "kernel": kernel, "initrd": initrd, "memory_mib": MEMORY_MIB, "params": PARAMS, "disks": [disk]
         });
         let config = place.file("vm.json", config.to_string().as_bytes());
-        measure(what, Command::new(vmm).args(["--quiet", "--raw-config"]).arg(config))
-    };
-    let mut raw = Vec::new();
-    for engine in ENGINES {
-        let disk = json!({ "image": image, "writable": true, "engine": engine });
-        let figures = run(&format!("vmm, raw image, engine {engine}"), disk);
-        if raw.is_empty() {
-            raw = figures;
-        }
+        series.measure(subject, Command::new(vmm).args(["--quiet", "--raw-config"]).arg(config));
     }
-    let composite =
-        run("vmm, composite of 20 partitions", json!({ "partitions": partitions, "writable": true }));
-    for (raw, composite) in raw.iter().zip(&composite) {
-        let cost = composite.seconds / composite.bytes / (raw.seconds / raw.bytes) - 1.0;
-        println!("    {:14} composite against raw {:+.1} %", raw.name, cost * 100.0);
+    if let Some(qemu) = Qemu::inside() {
+        let vm = PeerVm {
+            initrd: Some(Path::new(initrd)),
+            disks: &[(&image, false)],
+            ..PeerVm::new(Path::new(kernel), MEMORY_MIB, PARAMS)
+        };
+        series.measure("QEMU microvm", &mut qemu.microvm(&vm));
     }
-    if Path::new(QEMU).exists() {
-        let machine = "microvm,accel=kvm,acpi=off,pic=off,pit=off,rtc=off,x-option-roms=off,isa-serial=on";
-        let mut qemu = Command::new(QEMU);
-        qemu.args(["-M", machine, "-cpu", "host", "-m", &MEMORY_MIB.to_string(), "-nodefaults"]);
-        qemu.args(["-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot"]);
-        qemu.args(["-global", "virtio-mmio.force-legacy=false"]);
-        qemu.arg("-drive").arg(format!("id=d,if=none,format=raw,aio=threads,file={}", image.display()));
-        qemu.args(["-device", "virtio-blk-device,drive=d", "-kernel", kernel, "-initrd", initrd, "-append"]);
-        let peer = measure("QEMU microvm, raw image", qemu.arg(PARAMS.replace("reboot=k", "reboot=t")));
-        for (ours, peer) in raw.iter().zip(&peer) {
-            println!("    {:14} vmm is {:.2} times as fast", ours.name, peer.seconds / ours.seconds);
-        }
-    }
+    series.report.print(args.json);
 }
 
 fn main() {
-    let args: Vec<String> = std::env::args().collect();
-    match args.iter().position(|arg| arg == "--inside") {
-        Some(at) => match &args[at + 1..] {
-            [vmm, kernel, initrd, ..] => inside(vmm, kernel, initrd),
-            _ => panic!("--inside VMM KERNEL INITRD"),
-        },
-        None => outside(),
+    let args = BenchArgs::parse();
+    match args.inside.as_deref() {
+        Some([vmm, kernel, initrd]) => inside(&args, vmm, kernel, initrd),
+        Some(_) => panic!("--inside VMM KERNEL INITRD"),
+        None => outside(&args),
     }
 }

@@ -62,6 +62,12 @@ pub fn hello() -> Vec<u8> {
     join(&[&put_bytes(b"HELLO\n"), RESET])
 }
 
+/// The same for 32-bit and 64-bit mode alike, and for monitors without a keyboard controller: there it ends with a fault
+/// without a handler.
+pub fn hello_anywhere() -> Vec<u8> {
+    join(&[&put_bytes(b"HELLO\n"), &RESET[..4], &[0x0f, 0x0b]]) // ud2
+}
+
 /// `text` by one string instruction, then a reset.
 pub fn print(text: &[u8]) -> Vec<u8> {
     join(&[&put_string(text), RESET])

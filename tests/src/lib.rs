@@ -5,13 +5,16 @@
 //! ```
 
 pub mod apk;
+pub mod bench;
 pub mod compile;
 pub mod cpio;
 pub mod elf;
+pub mod figures;
 pub mod guests;
 pub mod host;
 pub mod linux;
 pub mod loop_device;
+pub mod peers;
 pub mod process;
 pub mod raw_vm;
 pub mod vsock;

@@ -1,0 +1,119 @@
+//! What benchmarks have in common: the same program again inside the software host.
+//!
+//! ```text
+//!   cargo bench ──> outside: builds, collects files ──> images host ──> the same program, --inside WORDS ──> figures on stdout
+//! ```
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::peers::{Alioth, Qemu};
+
+/// The repository's root.
+///
+/// # Panics
+/// Never: this member lies in it.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests is a member")
+}
+
+/// What the command line asks for.
+#[derive(Clone, Debug, Default)]
+pub struct BenchArgs {
+    /// One line of JSON in the place of text.
+    pub json: bool,
+    /// A number, of what the benchmark counts.
+    pub count: Option<usize>,
+    /// What the outer run tells the inner one, when this is the inner one.
+    pub inside: Option<Vec<String>>,
+}
+
+impl BenchArgs {
+    /// Reads it. `cargo bench` and `cargo test --benches` add words of their own, which are passed over.
+    pub fn parse() -> Self {
+        let args: Vec<String> = std::env::args().skip(1).collect();
+        let inside = args.iter().position(|arg| arg == "--inside");
+        let own = &args[..inside.unwrap_or(args.len())];
+        Self {
+            json: own.iter().any(|arg| arg == "--json"),
+            count: own.iter().find_map(|arg| arg.parse().ok()),
+            inside: inside.map(|at| args[at + 1..].to_vec()),
+        }
+    }
+
+    /// Says what is being done, where nobody parses the output.
+    pub fn progress(&self, what: &str) {
+        if !self.json {
+            println!("  .. {what}");
+        }
+    }
+}
+
+/// A file that `cargo demo` builds below `target/images`.
+///
+/// # Panics
+/// When it is not there.
+pub fn image(name: &str) -> PathBuf {
+    let path = root().join("target/images").join(name);
+    assert!(
+        path.exists(),
+        "{} is not there: run `cargo demo` first, it builds what this measures",
+        path.display()
+    );
+    path
+}
+
+/// A run of this program inside the software host.
+pub struct InnerRun {
+    images: Command,
+}
+
+impl InnerRun {
+    /// One on a host with so much memory, all of whose files lie in it.
+    pub fn new(memory_mib: u64) -> Self {
+        let mut images = Command::new(image("images"));
+        images.args(["host", "--quiet", "--no-build", "--memory", &memory_mib.to_string()]);
+        Self { images }
+    }
+
+    /// Takes a file or directory along, at its own path.
+    #[must_use]
+    pub fn file(mut self, path: &Path) -> Self {
+        self.images.arg("--file").arg(path);
+        self
+    }
+
+    /// Takes it along to another path.
+    #[must_use]
+    pub fn file_to(mut self, path: &Path, to: &Path) -> Self {
+        self.images.arg("--file").arg(format!("{}={}", path.display(), to.display()));
+        self
+    }
+
+    /// Takes QEMU along, where there is one.
+    #[must_use]
+    pub fn qemu(self) -> Self {
+        let files = Qemu::find().map(Qemu::files).unwrap_or_default();
+        files.iter().fold(self, |run, (path, to)| run.file_to(path, to))
+    }
+
+    /// Takes alioth along.
+    #[must_use]
+    pub fn alioth(self, alioth: &Alioth) -> Self {
+        self.file(alioth.program())
+    }
+
+    /// Runs it to its end.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub fn run(mut self, args: &BenchArgs, words: &[&Path]) {
+        self.images.arg("--").arg(std::env::current_exe().expect("an executable knows its path"));
+        if args.json {
+            self.images.arg("--json");
+        }
+        self.images.arg("--inside").args(words);
+        let status = self.images.status().expect("the images program runs");
+        assert!(status.success(), "the software host failed");
+    }
+}
