@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tests::bench::BenchArgs;
-use tests::figures::{Figure, Report, median};
+use tests::figures::{Figure, Report};
 use tests::peers::{Alioth, PeerVm, PeerVsock, Qemu, idle_terminal};
 use tests::process::{Place, use_shipped_vmm, vmm_executable};
 use tests::{elf, guests, host};
@@ -155,10 +155,11 @@ fn figures(report: &mut Report, what: &str, runs: &[(&'static str, Vec<Run>)]) {
     for (name, time) in times {
         let mut medians = Figure::less(&format!("{name}, {what}, median"), "ms");
         let mut minima = Figure::less(&format!("{name}, {what}, least"), "ms");
-        for (subject, runs) in runs {
-            let times: Vec<f64> = runs.iter().map(|run| time(run).as_secs_f64() * 1000.0).collect();
-            medians.push(subject, median(&times));
-            minima.push(subject, times.iter().copied().fold(f64::INFINITY, f64::min));
+        let times =
+            |runs: &[Run]| -> Vec<f64> { runs.iter().map(|run| time(run).as_secs_f64() * 1000.0).collect() };
+        for (subject, of_subject) in runs {
+            medians.push_rounds(subject, &times(of_subject), &times(&runs[0].1));
+            minima.push(subject, times(of_subject).iter().copied().fold(f64::INFINITY, f64::min));
         }
         report.figures.extend([medians, minima]);
     }

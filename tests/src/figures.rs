@@ -6,7 +6,8 @@
 //!     QEMU microvm         5660 █████████████████▉                        0.45
 //! ```
 //!
-//! The last column is the row's value as a multiple of the first one's.
+//! The last column is the row's value as a multiple of the first one's; where both were measured in rounds, the median of
+//! the rounds' multiples, which noise that lasts longer than a round does not reach.
 
 use std::fmt;
 
@@ -21,7 +22,15 @@ pub struct Figure {
     name: String,
     unit: String,
     more_is_better: bool,
-    rows: Vec<(String, f64)>,
+    rows: Vec<Row>,
+}
+
+#[derive(Clone, Debug)]
+struct Row {
+    subject: String,
+    value: f64,
+    /// As a multiple of the first row's.
+    ratio: f64,
 }
 
 impl Figure {
@@ -37,7 +46,14 @@ impl Figure {
 
     /// Adds what `subject` reached.
     pub fn push(&mut self, subject: &str, value: f64) {
-        self.rows.push((subject.to_owned(), value));
+        let ratio = self.rows.first().map_or(1.0, |first| value / first.value);
+        self.rows.push(Row { subject: subject.to_owned(), value, ratio });
+    }
+
+    /// Adds the median of what `subject` reached in `rounds`, in each of which the first row's reached what `first` says.
+    pub fn push_rounds(&mut self, subject: &str, rounds: &[f64], first: &[f64]) {
+        let ratios: Vec<f64> = rounds.iter().zip(first).map(|(value, first)| value / first).collect();
+        self.rows.push(Row { subject: subject.to_owned(), value: median(rounds), ratio: median(&ratios) });
     }
 
     /// The same, in one expression.
@@ -48,8 +64,11 @@ impl Figure {
     }
 
     fn json(&self) -> Value {
-        let rows: Vec<_> =
-            self.rows.iter().map(|(subject, value)| json!({ "subject": subject, "value": value })).collect();
+        let rows: Vec<_> = self
+            .rows
+            .iter()
+            .map(|row| json!({ "subject": row.subject, "value": row.value, "ratio": row.ratio }))
+            .collect();
         json!({ "figure": self.name, "unit": self.unit, "more_is_better": self.more_is_better, "rows": rows })
     }
 }
@@ -85,16 +104,15 @@ fn bar(share: f64) -> String {
 impl fmt::Display for Figure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let direction = if self.more_is_better { "more is better" } else { "less is better" };
-        let subjects = self.rows.iter().map(|(subject, _)| subject.chars().count()).max().unwrap_or(0);
+        let subjects = self.rows.iter().map(|row| row.subject.chars().count()).max().unwrap_or(0);
         let title = format!("{}, {}", self.name, self.unit);
         writeln!(f, "{title:<w$} {direction}", w = subjects + WIDTH)?;
-        let most = self.rows.iter().map(|(_, value)| *value).fold(0.0, f64::max);
-        let first = self.rows.first().map_or(0.0, |(_, value)| *value);
-        for (n, (subject, value)) in self.rows.iter().enumerate() {
+        let most = self.rows.iter().map(|row| row.value).fold(0.0, f64::max);
+        for (n, Row { subject, value, ratio }) in self.rows.iter().enumerate() {
             let line = format!("  {subject:<subjects$} {:>9} {}", number(*value), bar(value / most));
             match n {
                 0 => writeln!(f, "{}", line.trim_end())?,
-                _ => writeln!(f, "{line} {:.2}", value / first)?,
+                _ => writeln!(f, "{line} {ratio:.2}")?,
             }
         }
         Ok(())
@@ -185,8 +203,18 @@ mod tests {
         report.push("a", || Figure::less("time", "ratio"), 3.0);
         let json = report.json();
         assert_eq!(json["figures"].as_array().map(Vec::len), Some(2));
-        assert_eq!(json["figures"][0]["rows"][1], json!({ "subject": "b", "value": 2.0 }));
+        assert_eq!(json["figures"][0]["rows"][1], json!({ "subject": "b", "value": 2.0, "ratio": 2.0 }));
         assert_eq!(json["figures"][0]["more_is_better"], json!(false));
+    }
+
+    #[test]
+    fn ratios_of_rounds_are_of_the_same_round() {
+        // The second round was disturbed, and both were.
+        let (first, second) = ([1.0, 10.0, 1.0], [2.0, 20.0, 2.5]);
+        let mut figure = Figure::less("time", "s");
+        figure.push_rounds("a", &first, &first);
+        figure.push_rounds("b", &second, &first);
+        assert_eq!(figure.json()["rows"][1], json!({ "subject": "b", "value": 2.5, "ratio": 2.0 }));
     }
 
     #[test]
