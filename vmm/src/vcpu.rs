@@ -14,7 +14,7 @@ use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
 
 use crate::arch;
 use crate::exit::{StopCause, StopSlot};
-use crate::gate::{Gate, ImmediateExit, Kick, Pass};
+use crate::gate::{Gate, ImmediateExit, Kick};
 
 /// KVM_INTERNAL_ERROR_EMULATION.
 const SUBERROR_EMULATION: u32 = 1;
@@ -77,19 +77,13 @@ impl VcpuThread {
 }
 
 fn run(vcpu: &mut VcpuFd, context: &VcpuContext) {
-    loop {
-        match context.gate.pass() {
-            Pass::Closed => return,
-            Pass::Waited => {
-                // The guest's watchdogs are not to blame it for the time that it did not run; KVM has nothing to
-                // tell a guest that does not use its clock.
-                let _ = vcpu.kvmclock_ctrl();
-                ImmediateExit::of(vcpu).clear();
-                // And once more: whoever closed the gate meanwhile has set the flag before.
-                continue;
-            }
-            Pass::Open => {}
-        }
+    let flag = ImmediateExit::of(vcpu);
+    // The guest's watchdogs are not to blame it for the time that it did not run; KVM has nothing to tell a guest that
+    // does not use its clock.
+    let excuse = |vcpu: &VcpuFd| {
+        let _ = vcpu.kvmclock_ctrl();
+    };
+    while context.gate.pass(&flag, || excuse(vcpu)) {
         if let Err(cause) = step(vcpu, context) {
             context.stop.stop(cause);
             return;
