@@ -1,7 +1,8 @@
 #!/bin/sh
 # Builds all fuzz targets once and runs each for SECONDS, two at a time; one line each. Fails when any of them crashed.
 # usage: tests/fuzz/run.sh SECONDS [TARGET..]
-# What was found so far stays in target/fuzz/corpus, the inputs of crashes in target/fuzz/crashes.
+# A soak of the devices, ten minutes each: tests/fuzz/run.sh 600 serial virtio_balloon virtio_blk virtio_console virtio_mmio virtio_vsock
+# What was found so far stays in target/fuzz/corpus and is where the next run begins; the inputs of crashes are in target/fuzz/crashes.
 # With KAPSEL_FUZZ_ASAN=1 the targets are built with AddressSanitizer.
 set -eu
 

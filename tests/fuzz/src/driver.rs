@@ -40,9 +40,16 @@ pub struct Machine {
 impl Machine {
     /// Puts `device`, which has `queues` queues, into a machine with two pieces of memory.
     pub fn new<D: VirtioDevice + MutEventSubscriber + 'static>(device: D, queues: u64) -> Self {
+        Self::sharing(Arc::new(Mutex::new(device)), queues)
+    }
+
+    /// The same with a device to which somebody else has access too.
+    pub fn sharing<D>(device: Arc<Mutex<D>>, queues: u64) -> Self
+    where
+        D: VirtioDevice + MutEventSubscriber + 'static,
+    {
         let ranges = [(GuestAddress(0), 0x1_0000), (GuestAddress(0x2_0000), 0x1_0000)];
         let memory = GuestMemoryMmap::from_ranges(&ranges).expect("a little memory");
-        let device = Arc::new(Mutex::new(device));
         let transport = MmioTransport::new(memory.clone(), device.clone()).expect("descriptors");
         let mut events: EventManager<Subscriber> = EventManager::new().expect("an epoll descriptor");
         events.add_subscriber(device);
@@ -109,7 +116,10 @@ impl Machine {
             | u32::from(features & 0x10) << 10;
         let mut offered = [0; 4];
         self.transport.read(0x10, &mut offered);
-        self.register(0x20, (self.always | own | u32::from(features >> 6) << 28) & u32::from_le_bytes(offered));
+        self.register(
+            0x20,
+            (self.always | own | u32::from(features >> 6) << 28) & u32::from_le_bytes(offered),
+        );
         self.register(0x24, 1);
         self.register(0x20, 1);
         self.register(0x70, 0xb);

@@ -60,7 +60,10 @@ fn write_seeds() -> io::Result<()> {
             block_request(13),
         ],
     )?;
-    write("virtio_mmio", &[registers(0), registers(1)])?;
+    write("serial", &[serial(0), serial(1), serial(2)])?;
+    write("virtio_balloon", &[balloon()])?;
+    write("virtio_console", &[console()])?;
+    write("virtio_mmio", &[0, 1, 4, 5].map(registers))?;
     write("virtio_vsock", &[vsock_connection(1), vsock_connection(2)])
 }
 
@@ -83,6 +86,50 @@ fn registers(device: u8) -> Vec<u8> {
         [&[0][..], &offset.to_le_bytes(), &value.to_le_bytes()[..]].concat().into_iter()
     };
     std::iter::once(device).chain(up.iter().chain(&use_it).flat_map(write)).collect()
+}
+
+/// A driver that looks for a 16550, then a guest that writes, is typed to, reads, and tries the loopback.
+fn serial(output: u8) -> Vec<u8> {
+    let write = |register, value| [0, register, value];
+    let probe =
+        [write(3, 0x80), write(0, 1), write(1, 0), write(3, 3), write(1, 3), [1, 2, 0], write(4, 0xb)];
+    let line = b"login\n: ".map(|byte| write(0, byte));
+    let input = [[2, 80, 0], [1, 2, 0], [1, 5, 0], [1, 0, 0], [1, 0, 0], [0x82, 255, 0], [3, 0, 0]];
+    let loopback = [write(4, 0x10), write(0, 7), [1, 0, 0], write(4, 0), [1, 20, 0], [0x83, 0, 0]];
+    let operations = [&probe[..], &line, &input, &loopback].concat();
+    std::iter::once(output).chain(operations.into_iter().flatten()).collect()
+}
+
+/// Buffers to be typed into, and two lines.
+fn console() -> Vec<u8> {
+    let mut input = Input::new();
+    for index in 0..4 {
+        input.descriptor(0, index, (0x8000 + u64::from(index) * 0x200, 0x200), 2);
+        input.entry(0, u64::from(index), index);
+        input.offer(0);
+    }
+    input.put(0x800, b"line\n");
+    for index in 0..2 {
+        input.descriptor(1, index, (0x800, 5), 0);
+        input.entry(1, u64::from(index), index);
+        input.offer(1);
+    }
+    input.bytes()
+}
+
+/// Pages given up and taken back, and a free range; no ring is among them.
+fn balloon() -> Vec<u8> {
+    let mut input = Input::new();
+    let numbers: Vec<u8> = [4_u32, 5, 3, 0x21, 0x7fff_ffff].iter().flat_map(|n| n.to_le_bytes()).collect();
+    input.put(0xc00, &numbers);
+    for queue in [0, 1] {
+        input.descriptor(queue, 0, (0xc00, 20), 0);
+    }
+    input.descriptor(2, 0, (0x8000, 0x4000), 2);
+    for queue in 0..3 {
+        input.offer(queue);
+    }
+    input.bytes()
 }
 
 fn avb_inputs() -> Vec<Vec<u8>> {
