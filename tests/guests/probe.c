@@ -9,6 +9,7 @@
  *   probe=messages  echoes the messages of one seqpacket connection to port 5001 until its end
  *   probe=devices   prints what the kernel found: virtio drivers, processors, clocks
  *   probe=clocks    prints "TICK seconds" each half a second by CLOCK_REALTIME for ever
+ *   probe=input     prints "READY", then "DEVICE LINES SHA256" of the console that "end" was typed into
  *   probe=button    prints "WAITING", then waits for the power button
  *   probe=stuck     waits for ever; so without probe=
  *   end=reset       a reset; so without end=
@@ -23,6 +24,7 @@
 #include <linux/fs.h>
 #include <linux/input.h>
 #include <linux/vm_sockets.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -221,6 +223,48 @@ static void devices(void) {
     printf("seeded %s\n", syscall(SYS_getrandom, buffer, 16, 1) == 16 ? "yes" : "no");
 }
 
+/* Lines are hashed as they are read, with the last one. */
+static void input(void) {
+    static const char *names[2] = {"ttyS0", "hvc0"};
+    struct pollfd typed[2];
+    struct sha256 hash[2];
+    int lines[2] = {0};
+    char path[32];
+
+    for (int i = 0; i < 2; i++) {
+        struct termios settings;
+        snprintf(path, sizeof path, "/dev/%s", names[i]);
+        typed[i].fd = open(path, O_RDWR | O_NOCTTY);
+        typed[i].events = POLLIN;
+        if (typed[i].fd < 0 || tcgetattr(typed[i].fd, &settings) < 0)
+            fail(path);
+        settings.c_lflag &= ~ECHO;
+        settings.c_lflag |= ICANON;
+        if (tcsetattr(typed[i].fd, TCSANOW, &settings) < 0)
+            fail(path);
+        sha256_start(&hash[i]);
+    }
+    printf("READY\n");
+    fflush(stdout);
+    for (;;) {
+        if (poll(typed, 2, -1) < 0)
+            fail("poll");
+        for (int i = 0; i < 2; i++) {
+            ssize_t got = typed[i].revents ? read(typed[i].fd, buffer, sizeof buffer) : 0;
+            if (got < 0)
+                fail(names[i]);
+            sha256_add(&hash[i], buffer, got);
+            lines[i] += got > 0;
+            if (got == 4 && !memcmp(buffer, "end\n", 4)) {
+                printf("%s %d ", names[i], lines[i]);
+                sha256_print(&hash[i]);
+                printf("\n");
+                return;
+            }
+        }
+    }
+}
+
 static void button(void) {
     struct input_event event = {0};
     int fd = open("/dev/input/event0", O_RDONLY);
@@ -295,6 +339,8 @@ int main(void) {
         vsock();
     if (strstr(line, "probe=messages"))
         messages();
+    if (strstr(line, "probe=input"))
+        input();
     if (strstr(line, "probe=button"))
         button();
     if (strstr(line, "probe=clocks"))

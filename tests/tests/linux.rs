@@ -6,6 +6,8 @@
 
 #[path = "linux/block_device.rs"]
 mod block_device;
+#[path = "linux/console.rs"]
+mod console;
 #[path = "linux/hostile.rs"]
 mod hostile;
 #[path = "linux/stock.rs"]

@@ -19,6 +19,7 @@ use vm_memory::{GuestMemoryMmap, MmapRegion};
 use crate::arch::{self, CpuTemplate, ports, slots};
 use crate::attach::{Slot, attach};
 use crate::build_error::BuildError;
+use crate::config::raw::ConsoleInputDevice;
 use crate::disks::OpenDisk;
 use crate::event_loop::{PayloadWatch, Subscriber};
 use crate::exit::StopSlot;
@@ -31,7 +32,7 @@ use crate::output::{Output, Sink, Writer};
 use crate::report_port::ReportListener;
 use crate::spec::{VmSpec, VsockBackend, VsockSpec};
 use crate::vcpu::VcpuContext;
-use crate::vm::{BalloonHandle, Vm};
+use crate::vm::{BalloonHandle, ConsoleInput, Vm};
 
 /// The ports every VM has.
 struct Platform {
@@ -84,8 +85,13 @@ pub fn build(kvm: &Kvm, spec: VmSpec, output: Output) -> Result<Vm, BuildError> 
     };
     let balloon = Balloon::new().map_err(|e| BuildError::Device("memory balloon", e))?;
     let balloon = machine.add("memory balloon", Slot::Balloon, balloon)?;
-    let watch = machine.add_virtio(spec.disks, output.log(), spec.vsock, spec.payload_timeout)?;
+    let console = machine.add_console(output.log())?;
+    let watch = machine.add_virtio(spec.disks, spec.vsock, spec.payload_timeout)?;
     let Machine { mmio, devices, virtio, .. } = machine;
+    let console_input = match spec.console_input {
+        ConsoleInputDevice::Serial => ConsoleInput::Serial(platform.serial.clone()),
+        ConsoleInputDevice::Virtio => ConsoleInput::Virtio(console),
+    };
 
     let stop = StopSlot::new().map_err(|e| BuildError::Device("stop event", e))?;
     let context =
@@ -102,6 +108,7 @@ pub fn build(kvm: &Kvm, spec: VmSpec, output: Output) -> Result<Vm, BuildError> 
         failure_line: platform.failure_line,
         output,
         balloon: BalloonHandle(balloon),
+        console_input,
         watch,
         memory,
         _rom: rom_memory,
@@ -165,10 +172,15 @@ impl Machine<'_> {
         Ok(device)
     }
 
+    fn add_console(&mut self, log: &Arc<Sink>) -> Result<Arc<Mutex<Console>>, BuildError> {
+        let console = Console::new(Box::new(Writer(Arc::clone(log))))
+            .map_err(|e| BuildError::Device("console device", e))?;
+        self.add("console device", Slot::Console, console)
+    }
+
     fn add_virtio(
         &mut self,
         disks: Vec<OpenDisk>,
-        log: &Arc<Sink>,
         vsock: Option<VsockSpec>,
         payload_timeout: Option<Duration>,
     ) -> Result<Option<PayloadWatch>, BuildError> {
@@ -179,9 +191,6 @@ impl Machine<'_> {
                 .map_err(|e| BuildError::Device("disk", e))?;
             self.add("disk", Slot::Disk(n), block)?;
         }
-        let console = Console::new(Box::new(Writer(Arc::clone(log))))
-            .map_err(|e| BuildError::Device("console device", e))?;
-        self.add("console device", Slot::Console, console)?;
         let rng = Rng::new().map_err(|e| BuildError::Device("entropy device", e))?;
         self.add("entropy device", Slot::Rng, rng)?;
         match vsock {

@@ -76,7 +76,8 @@ struct RunArgs {
     /// KiB of console, and of log, kept for a reader who is slow; of more, the oldest are dropped and counted.
     #[arg(long, value_name = "KIB", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(64..=1 << 20))]
     output_buffer: u32,
-    /// Give the terminal to the VM's serial console: what is typed goes there, Ctrl-A x ends the VM.
+    /// Give the terminal to the VM's console: what is typed goes to its "console_input_device" (ttyS0 where the
+    /// configuration does not say), Ctrl-A x ends the VM.
     #[arg(long, short = 'i', conflicts_with = "app_config")]
     interactive: bool,
     /// Connect host programs to the guest's vsock through this Unix socket: send "CONNECT <port>\n"; the

@@ -16,7 +16,7 @@ use payload::metadata::{self, Payload};
 
 use crate::arch;
 use crate::config::app::{AppConfig, DebugLevel, PayloadChoice};
-use crate::config::raw::{Discovery, RawConfig};
+use crate::config::raw::{ConsoleInputDevice, Discovery, RawConfig};
 use crate::config::vsock::{Backend, VsockKeys};
 use crate::disks::{FileSet, OpenDisk, OpenDiskError};
 use crate::library::{self, ABI, LibraryError};
@@ -245,6 +245,7 @@ pub fn raw(config_path: &Path, config: &RawConfig) -> Result<Prepared, PrepareEr
             .map_err(|source| PrepareError::BootConfig { path: config_path.to_path_buf(), source })?,
         params: config.params.clone().unwrap_or_default(),
         discovery: config.discovery,
+        console_input: config.console_input_device,
         memory: config.memory_mib() << 20,
         vcpus: config.cpu_topology.vcpus(),
         disks,
@@ -291,6 +292,7 @@ pub fn app(config_path: &Path, config: &AppConfig, os_dir: Option<&Path>) -> Res
         params: kernel_params(config.debug_level),
         // The guest's kernel is ours, and has no ACPI.
         discovery: Discovery::Cmdline,
+        console_input: ConsoleInputDevice::default(),
         memory: config.memory_mib() << 20,
         vcpus: config.cpu_topology.vcpus(),
         disks: vec![disk],

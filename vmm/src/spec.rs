@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use boot::BootConfig;
 
-use crate::config::raw::Discovery;
+use crate::config::raw::{ConsoleInputDevice, Discovery};
 use crate::disks::OpenDisk;
 
 /// Everything a VM is made of, all files open.
@@ -22,6 +22,8 @@ pub struct VmSpec {
     pub params: String,
     /// How the kernel learns of its virtio devices.
     pub discovery: Discovery,
+    /// Which of its consoles what is typed goes to.
+    pub console_input: ConsoleInputDevice,
     /// Memory in bytes.
     pub memory: u64,
     /// Number of vCPUs.

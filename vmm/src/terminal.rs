@@ -1,4 +1,4 @@
-//! The user's terminal as the VM's serial console: raw while the VM runs, and `Ctrl-A x` to leave.
+//! The user's terminal as the VM's console: raw while the VM runs, and `Ctrl-A x` to leave.
 
 use std::io::{self, IsTerminal, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -19,7 +19,7 @@ pub struct Terminal {
 }
 
 impl Terminal {
-    /// Passes standard input on to `vm`'s serial console, from a thread that ends with the process. A terminal is put
+    /// Passes standard input on to `vm`'s console, from a thread that ends with the process. A terminal is put
     /// into raw mode; anything else is passed on to its end.
     ///
     /// # Errors

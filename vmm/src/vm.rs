@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use devices::virtio::VirtioDevice;
 use devices::virtio::balloon::Balloon;
+use devices::virtio::console::Console;
 use devices::{AcpiPm, SerialPort};
 use kvm_ioctls::{VcpuFd, VmFd};
 use vm_memory::GuestMemoryMmap;
@@ -32,6 +33,7 @@ pub struct Vm {
     pub(crate) failure_line: FailureLine,
     pub(crate) output: Output,
     pub(crate) balloon: BalloonHandle,
+    pub(crate) console_input: ConsoleInput,
     pub(crate) watch: Option<PayloadWatch>,
     pub(crate) memory: GuestMemoryMmap,
     pub(crate) _rom: Option<GuestMemoryMmap>,
@@ -99,15 +101,23 @@ impl BalloonHandle {
     }
 }
 
-/// The receiving end of the VM's serial console.
+/// The receiving end of the VM's console.
 #[derive(Clone)]
-pub struct ConsoleInput(Arc<SerialPort>);
+pub enum ConsoleInput {
+    /// `ttyS0`.
+    Serial(Arc<SerialPort>),
+    /// `hvc0`.
+    Virtio(Arc<Mutex<Console>>),
+}
 
 impl ConsoleInput {
     /// Offers bytes to the guest and gives the number that were taken: all, as long as not more than 64 KiB wait to be
     /// read. Never blocks.
     pub fn type_in(&self, bytes: &[u8]) -> usize {
-        self.0.enqueue(bytes)
+        match self {
+            Self::Serial(port) => port.enqueue(bytes),
+            Self::Virtio(console) => console.lock().unwrap_or_else(PoisonError::into_inner).enqueue(bytes),
+        }
     }
 }
 
@@ -122,9 +132,9 @@ impl Vm {
         self.balloon.clone()
     }
 
-    /// Types into the VM's serial console (ttyS0).
+    /// Types into the VM's console: the one of [`VmSpec::console_input`](crate::spec::VmSpec::console_input).
     pub fn console_input(&self) -> ConsoleInput {
-        ConsoleInput(Arc::clone(&self.serial))
+        self.console_input.clone()
     }
 
     /// Where its output goes.

@@ -45,6 +45,8 @@ pub struct RawConfig {
     pub cpu_topology: CpuTopology,
     /// The platform's version, `~1.0`.
     pub platform_version: Option<String>,
+    /// Where what is typed goes: to the serial port, `ttyS0`, or to the virtio console, `hvc0`.
+    pub console_input_device: ConsoleInputDevice,
 }
 
 /// How a kernel learns of its virtio devices.
@@ -59,6 +61,38 @@ pub enum Discovery {
     Acpi,
     /// By parameters of its command line, as small kernels do.
     Cmdline,
+}
+
+/// The consoles of a guest, as Linux calls them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "&'static str")]
+pub enum ConsoleInputDevice {
+    /// The first serial port, `ttyS0`.
+    #[default]
+    Serial,
+    /// The virtio console, `hvc0`.
+    Virtio,
+}
+
+impl From<ConsoleInputDevice> for &'static str {
+    fn from(device: ConsoleInputDevice) -> Self {
+        match device {
+            ConsoleInputDevice::Serial => "ttyS0",
+            ConsoleInputDevice::Virtio => "hvc0",
+        }
+    }
+}
+
+impl TryFrom<String> for ConsoleInputDevice {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        match name.as_str() {
+            "ttyS0" => Ok(Self::Serial),
+            "hvc0" => Ok(Self::Virtio),
+            _ => Err(format!("\"console_input_device\": {name:?}, expected \"ttyS0\" or \"hvc0\"")),
+        }
+    }
 }
 
 /// What a key of the boot configuration is set to.
@@ -189,9 +223,9 @@ pub(crate) static RAW_KEYS: Keys = Keys {
         "memory_mib",
         "cpu_topology",
         "platform_version",
+        "console_input_device",
     ],
     refused: &[
-        ("console_input_device", "the console takes no input in this version"),
         ("devices", "no device of the host is given to a VM"),
         ("gpu", "there is no graphics device"),
         ("display_config", "there is no graphics device"),

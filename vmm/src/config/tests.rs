@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use super::app::{APP_KEYS, AppConfig, DebugLevel};
-use super::raw::{DiskConfig, PartitionConfig, RAW_KEYS, RawConfig};
+use super::raw::{ConsoleInputDevice, DiskConfig, PartitionConfig, RAW_KEYS, RawConfig};
 use super::vsock::{Backend, VSOCK_KEYS, VsockKeys};
 use super::{ConfigError, CpuTopology, Keys, parse};
 
@@ -68,6 +68,25 @@ fn the_socket_device_is_checked() {
     ] {
         let error = raw(text).unwrap_err();
         assert!(error.contains(expected), "{text}: {error}");
+    }
+}
+
+#[test]
+fn the_console_that_is_typed_into_is_one_of_two() {
+    let raw = |device: &str| {
+        let text = format!(r#"{{"kernel": "k", "console_input_device": {device}}}"#);
+        parse::<RawConfig>(Path::new("vm.json"), &text, &RAW_KEYS)
+    };
+    assert_eq!(raw(r#""ttyS0""#).unwrap().console_input_device, ConsoleInputDevice::Serial);
+    assert_eq!(raw(r#""hvc0""#).unwrap().console_input_device, ConsoleInputDevice::Virtio);
+    assert_eq!(RawConfig::default().console_input_device, ConsoleInputDevice::Serial);
+    for device in [r#""ttyS1""#, r#""""#, r#""HVC0""#, r#""hvc0\u001b""#] {
+        let error = raw(device).unwrap_err().to_string();
+        assert!(error.starts_with("vm.json: \"console_input_device\": \""), "{error}");
+        assert!(error.contains("expected \"ttyS0\" or \"hvc0\" at line 1 column"), "{error}");
+    }
+    for device in ["0", "null", r#"["hvc0"]"#] {
+        assert!(raw(device).unwrap_err().to_string().contains("expected a string at line 1"));
     }
 }
 
