@@ -22,10 +22,13 @@ use crate::steps::Step;
 const META_PACKAGE: &str = "linux-image-cloud-amd64";
 
 /// What its guests need, in the order in which it is loaded. A kernel that has one of them built in has no such file.
-const MODULES: [&str; 13] = [
+const MODULES: [&str; 16] = [
     "virtio_ring",
     "virtio",
     "virtio_mmio",
+    "virtio_pci_modern_dev",
+    "virtio_pci_legacy_dev",
+    "virtio_pci",
     "virtio_blk",
     "virtio-rng",
     "virtio_console",

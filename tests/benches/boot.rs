@@ -53,7 +53,7 @@ fn outside(args: &BenchArgs) {
         let config = place.file(&format!("{level}.json"), app.replace("LEVEL", level).as_bytes());
         run = run.file_to(&config, &sample.join(format!("{level}.json")));
     }
-    run.run(args, &[&vmm, &raw, &os, &sample]);
+    run.run(args, &[vmm, raw, os, sample]);
 }
 
 /// Median seconds from exec to exit of the runs but the first.
@@ -120,7 +120,7 @@ fn started(vmm: &str, os: &str, sample: &str) -> (Figure, Option<String>) {
         let event = events.iter().find(|event| event["event"] == name);
         event.and_then(|event| event["seconds"].as_f64()).unwrap()
     };
-    let mut figure = Figure::less("sample payload, time since main", "s");
+    let mut figure = Figure::less("sample payload, time since main", "s").apart();
     for (what, event) in [
         ("VM created", "created"),
         ("payload manager runs", "booted"),

@@ -3,17 +3,18 @@
 //! `cargo bench -p tests --bench disk [-- --json]`, after `cargo demo` has built what it runs: a guest (`disk_guest.c`) reads and
 //! writes 16 MiB on tmpfs with O_DIRECT, sequentially by 1 MiB and at random by 4 KiB, one and 32 at a time: as a raw image with
 //! each engine and as a composite disk of 20 partitions with `vmm`, and as a raw image with QEMU's microvm (aio=threads) where it
-//! is installed, all with the same kernel and initramfs. `KAPSEL_VMM` names another executable to measure.
+//! is installed, all with the same kernel and initramfs. Where alioth was installed, all of them again with Debian's kernel, which
+//! knows PCI; alioth has devices over PCI only. `KAPSEL_VMM` names another executable to measure.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark may panic")]
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use serde_json::{Value, json};
-use tests::bench::{BenchArgs, InnerRun, image};
+use tests::bench::{BenchArgs, InnerRun, StockKernel, image};
 use tests::figures::{Figure, Report};
-use tests::peers::{PeerVm, Qemu};
+use tests::peers::{Alioth, Discovery, PeerVm, Qemu, idle_terminal};
 use tests::process::{Place, use_shipped_vmm};
 use tests::{compile, cpio};
 
@@ -44,9 +45,16 @@ enum Unit {
 fn outside(args: &BenchArgs) {
     let (vmm, place, kernel) = (use_shipped_vmm(), Place::new(), image("os/vmlinux"));
     let guest = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/disk_guest.c");
-    let initrd = place.file("disk.cpio", &cpio::initramfs(&compile::program(&guest).unwrap()));
-    let run = InnerRun::new(1024).file(&kernel).file(&initrd).file(&vmm).qemu();
-    run.run(args, &[&vmm, &kernel, &initrd]);
+    let guest = compile::program(&guest).unwrap();
+    let initrd = place.file("disk.cpio", &cpio::initramfs(&guest));
+    let mut run = InnerRun::new(1024).file(&kernel).file(&initrd).file(&vmm).qemu();
+    let mut words = vec![vmm, kernel, initrd];
+    if let Some((alioth, stock)) = Alioth::find().and_then(|alioth| Some((alioth, StockKernel::find()?))) {
+        let initrd = stock.initrd(&place, &guest);
+        run = run.file(&stock.kernel).file(&initrd).alioth(&alioth);
+        words.extend([stock.kernel, initrd, alioth.program().to_owned()]);
+    }
+    run.run(args, &words);
 }
 
 /// What a guest printed after its first round, which meets cold caches: for each of [`FIGURES`] operations or MB in a second.
@@ -74,7 +82,7 @@ struct Series<'a> {
 impl Series<'_> {
     fn measure(&mut self, subject: &str, command: &mut Command) {
         self.args.progress(subject);
-        let ended = command.stdin(Stdio::null()).output().unwrap();
+        let ended = command.output().unwrap();
         let console = String::from_utf8_lossy(&ended.stdout);
         let rates = rates(&console);
         let errors = String::from_utf8_lossy(&ended.stderr);
@@ -109,37 +117,54 @@ fn disks(place: &Place) -> (PathBuf, Vec<(&'static str, Value)>) {
     (image, disks)
 }
 
+/// A VM of `vmm`.
+fn vmm(place: &Place, vmm: &Path, [kernel, initrd]: [&Path; 2], disk: &Value) -> Command {
+    let config = json!({
+        "kernel": kernel, "initrd": initrd, "memory_mib": MEMORY_MIB, "params": PARAMS, "disks": [disk]
+    });
+    let config = place.file("vm.json", config.to_string().as_bytes());
+    let mut command = Command::new(vmm);
+    command.args(["--quiet", "--raw-config"]).arg(config);
+    command
+}
+
 /// In the software host.
-fn inside(args: &BenchArgs, vmm: &str, kernel: &str, initrd: &str) {
+fn inside(args: &BenchArgs, words: &[&Path]) {
+    let [program, kernel, initrd, stock @ ..] = words else {
+        panic!("--inside VMM KERNEL INITRD [STOCK_KERNEL STOCK_INITRD ALIOTH]")
+    };
     let title = format!(
         "Disks, virtual time: 1 vCPU, {MEMORY_MIB} MiB, {} MiB on tmpfs, O_DIRECT, kernel and initramfs the same",
         DISK >> 20
     );
-    let (mut series, place) = (Series { args, report: Report::new(title) }, Place::new());
+    let (mut series, place) = (Series { args, report: Report::new(&title) }, Place::new());
     let (image, disks) = disks(&place);
-    for (subject, disk) in disks {
-        let config = json!({
-            "kernel": kernel, "initrd": initrd, "memory_mib": MEMORY_MIB, "params": PARAMS, "disks": [disk]
-        });
-        let config = place.file("vm.json", config.to_string().as_bytes());
-        series.measure(subject, Command::new(vmm).args(["--quiet", "--raw-config"]).arg(config));
+    for (subject, disk) in &disks {
+        series.measure(subject, &mut vmm(&place, program, [kernel, initrd], disk));
     }
+    let peer =
+        PeerVm { initrd: Some(initrd), disks: &[(&image, false)], ..PeerVm::new(kernel, MEMORY_MIB, PARAMS) };
     if let Some(qemu) = Qemu::inside() {
-        let vm = PeerVm {
-            initrd: Some(Path::new(initrd)),
-            disks: &[(&image, false)],
-            ..PeerVm::new(Path::new(kernel), MEMORY_MIB, PARAMS)
-        };
-        series.measure("QEMU microvm", &mut qemu.microvm(&vm));
+        series.measure("QEMU microvm", &mut qemu.microvm(&peer));
     }
+    series.report.print(args.json);
+    let [kernel, initrd, alioth] = stock else { return };
+    series.report = Report::new(format!("{title}: Debian's"));
+    let peer = PeerVm { kernel, initrd: Some(initrd), discovery: Discovery::Acpi, ..peer };
+    let terminal = idle_terminal().unwrap();
+    series.measure("vmm", &mut vmm(&place, program, [kernel, initrd], &disks[0].1));
+    if let Some(qemu) = Qemu::inside() {
+        series.measure("QEMU microvm", &mut qemu.microvm(&peer));
+    }
+    let alioth = &mut Alioth::at(*alioth).command(&peer);
+    series.measure("alioth, PCI", alioth.stdin(terminal.1));
     series.report.print(args.json);
 }
 
 fn main() {
     let args = BenchArgs::parse();
-    match args.inside.as_deref() {
-        Some([vmm, kernel, initrd]) => inside(&args, vmm, kernel, initrd),
-        Some(_) => panic!("--inside VMM KERNEL INITRD"),
+    match &args.inside {
+        Some(words) => inside(&args, &words.iter().map(Path::new).collect::<Vec<_>>()),
         None => outside(&args),
     }
 }

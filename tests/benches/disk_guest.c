@@ -15,6 +15,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "../guests/modules.h"
+
 #define MIB (1 << 20)
 #define PAGE 4096
 #define DEPTH 32
@@ -152,7 +154,12 @@ int main(void)
 	mkdir("/sys", 0755);
 	mount("dev", "/dev", "devtmpfs", 0, NULL);
 	mount("sys", "/sys", "sysfs", 0, NULL);
-	disk = open("/dev/vda", O_RDWR | O_DIRECT);
+	const char *missing = modules_load();
+	if (missing)
+		fail(missing);
+	/* A module may look for its devices after it was loaded. */
+	for (int tries = 0; tries < 1000 && (disk = open("/dev/vda", O_RDWR | O_DIRECT)) < 0; tries++)
+		usleep(1000);
 	if (disk < 0)
 		fail("/dev/vda");
 	find_extent();

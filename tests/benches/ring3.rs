@@ -4,7 +4,9 @@
 //! `cargo bench -p tests --bench ring3 [-- --json] [ROUNDS]`: reads and writes of 4 KiB at random and of 128 KiB in sequence, 32 at a
 //! time, and reads of 4 KiB one at a time, of a raw image of 64 MiB in memory (tmpfs); by `vmm`, by QEMU's microvm (aio=threads)
 //! where it is installed, and by a loop of pread and pwrite in this process on the same file, which is the limit of any monitor with
-//! one thread for the disk. All in turn, round by round; figures are medians. `KAPSEL_VMM` names another executable to measure.
+//! one thread for the disk. Beside it the processor time that a request costs the monitor's threads, without the vCPU's: what else the
+//! machine does hardly shows in that. All in turn, round by round; figures are medians. `KAPSEL_VMM` names another executable to
+//! measure.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark may panic")]
 
@@ -87,18 +89,45 @@ const PHASES: [Phase; 5] = [
     },
 ];
 
-/// Runs a VM to its end; seconds of each phase, from the line before it to the line behind it.
-fn guest(command: &mut Command) -> Vec<f64> {
+/// What a phase took, in seconds.
+#[derive(Clone, Copy)]
+struct Taken {
+    /// From the line before it to the line behind it.
+    time: f64,
+    /// Of all threads but the vCPU's.
+    processor: f64,
+}
+
+/// Seconds for which a thread has run, of /proc.
+fn processor_time(thread: &Path) -> Option<f64> {
+    let text = std::fs::read_to_string(thread.join("schedstat")).ok()?;
+    Some(text.split(' ').next()?.parse::<f64>().ok()? / 1e9)
+}
+
+/// The same of a monitor's threads, but for that of its vCPU.
+fn processor_time_beside_vcpu(process: u32) -> f64 {
+    let threads = std::fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+    let others = threads.filter(|thread| {
+        let name = std::fs::read_to_string(thread.path().join("comm")).unwrap_or_default();
+        !["vcpu", "CPU "].iter().any(|vcpu| name.starts_with(vcpu))
+    });
+    others.filter_map(|thread| processor_time(&thread.path())).sum()
+}
+
+/// Runs a VM to its end: what each phase took.
+fn guest(command: &mut Command) -> Vec<Taken> {
     let mut child =
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let (mut began, mut seconds, mut text) = (Instant::now(), Vec::new(), String::new());
+    let (mut began, mut phases, mut text) = ((Instant::now(), 0.0), Vec::new(), String::new());
     for line in BufReader::new(child.stdout.take().unwrap()).lines() {
-        let (now, line) = (Instant::now(), line.unwrap());
+        let (now, line) = ((Instant::now(), processor_time_beside_vcpu(child.id())), line.unwrap());
         match line.trim().split_once(' ') {
-            Some(("BEGIN", name)) if PHASES.get(seconds.len()).is_some_and(|phase| phase.name == name) => {
+            Some(("BEGIN", name)) if PHASES.get(phases.len()).is_some_and(|phase| phase.name == name) => {
                 began = now;
             }
-            Some(("END", _)) => seconds.push((now - began).as_secs_f64()),
+            Some(("END", _)) => {
+                phases.push(Taken { time: (now.0 - began.0).as_secs_f64(), processor: now.1 - began.1 })
+            }
             _ => {}
         }
         text += &line;
@@ -106,17 +135,18 @@ fn guest(command: &mut Command) -> Vec<f64> {
     }
     let ended = child.wait_with_output().unwrap();
     let errors = String::from_utf8_lossy(&ended.stderr);
-    assert!(ended.status.success() && seconds.len() == PHASES.len(), "{command:?}: {text}{errors}");
-    seconds
+    assert!(ended.status.success() && phases.len() == PHASES.len(), "{command:?}: {text}{errors}");
+    phases
 }
 
-/// The same requests by this process, one after the other: seconds of each phase.
-fn limit(file: &File) -> Vec<f64> {
+/// The same requests by this thread, one after the other: what each phase took.
+fn limit(file: &File) -> Vec<Taken> {
+    let own = || processor_time(Path::new("/proc/thread-self")).unwrap();
     let mut buffers = vec![0x5a; 32 * LARGE];
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let phases = PHASES.iter().map(|phase| {
         let (len, places) = (phase.len as u64, DISK / phase.len as u64);
-        let start = Instant::now();
+        let (start, before) = (Instant::now(), own());
         for n in 0..phase.requests {
             let place = if phase.len == SMALL {
                 state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -131,7 +161,7 @@ fn limit(file: &File) -> Vec<f64> {
                 true => file.write_all_at(buffer, place * len).unwrap(),
             }
         }
-        start.elapsed().as_secs_f64()
+        Taken { time: start.elapsed().as_secs_f64(), processor: own() - before }
     });
     phases.collect()
 }
@@ -146,32 +176,34 @@ fn vmm(place: &Place, executable: &Path, kernel: &Path, image: &Path, params: &s
     command
 }
 
-fn report(title: String, runs: &[(&str, Vec<Vec<f64>>)]) -> Report {
+fn report(title: String, runs: &[(&str, Vec<Vec<Taken>>)]) -> Report {
     let mut report = Report::new(title);
-    let rate = |phase: &Phase, seconds: f64| match phase.len {
-        SMALL => f64::from(phase.requests) / seconds,
-        _ => f64::from(phase.requests) * phase.len as f64 / 1e6 / seconds,
+    let rate = |phase: &Phase, taken: &Taken| match phase.len {
+        SMALL => f64::from(phase.requests) / taken.time,
+        _ => f64::from(phase.requests) * phase.len as f64 / 1e6 / taken.time,
     };
+    let cost = |phase: &Phase, taken: &Taken| taken.processor / f64::from(phase.requests) * 1e6;
     for (n, phase) in PHASES.iter().enumerate() {
-        let mut figure = match phase.len {
-            SMALL => Figure::more(phase.what, "per second"),
-            _ => Figure::more(phase.what, "MB/s"),
-        };
+        let unit = if phase.len == SMALL { "per second" } else { "MB/s" };
+        let mut rates = Figure::more(phase.what, unit);
+        let mut costs = Figure::less(&format!("processor time to {}", phase.what), "us");
         // One at a time is about kicks, of which the loop has none.
         let compared = if phase.alone { &runs[1..] } else { runs };
-        let rates = |rounds: &[Vec<f64>]| -> Vec<f64> {
-            rounds.iter().map(|seconds| rate(phase, seconds[n])).collect()
-        };
-        for (subject, rounds) in compared {
-            figure.push_rounds(subject, &rates(rounds), &rates(&compared[0].1));
+        for (figure, value) in [(&mut rates, &rate as &dyn Fn(&Phase, &Taken) -> f64), (&mut costs, &cost)] {
+            let values = |rounds: &[Vec<Taken>]| -> Vec<f64> {
+                rounds.iter().map(|round| value(phase, &round[n])).collect()
+            };
+            for (subject, rounds) in compared {
+                figure.push_rounds(subject, &values(rounds), &values(&compared[0].1));
+            }
         }
-        report.figures.push(figure);
+        report.figures.extend([rates, costs]);
     }
     report
 }
 
-/// Does one round, and gives the seconds of each phase.
-type Series<'a> = Box<dyn FnMut() -> Vec<f64> + 'a>;
+/// Does one round: what each phase took.
+type Series<'a> = Box<dyn FnMut() -> Vec<Taken> + 'a>;
 
 const LIMIT: &str = "pread, pwrite";
 
@@ -198,7 +230,8 @@ fn main() {
         let mut command = qemu.microvm(&vm);
         subjects.push(("QEMU microvm", Box::new(move || guest(&mut command))));
     }
-    let mut runs: Vec<(&str, Vec<Vec<f64>>)> = subjects.iter().map(|(name, _)| (*name, Vec::new())).collect();
+    let mut runs: Vec<(&str, Vec<Vec<Taken>>)> =
+        subjects.iter().map(|(name, _)| (*name, Vec::new())).collect();
     for round in 0..rounds {
         args.progress(&format!("round {} of {rounds}", round + 1));
         for turn in 0..subjects.len() {

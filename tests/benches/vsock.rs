@@ -4,6 +4,7 @@
 //! measures the round trip of one byte, and streams of 8 MiB in writes of 64 KiB each way, three times after a first one;
 //! with the device of `vmm`, with `vmm` and the kernel's vhost-vsock, and where it is installed with QEMU's microvm and
 //! vhost-vsock, all with the same kernel and initramfs. The host's end is a thread that reads and writes as the guest does.
+//! Where alioth was installed, all of them again with Debian's kernel, which knows PCI.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark may panic")]
 
@@ -11,11 +12,12 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use tests::bench::{BenchArgs, InnerRun, image};
+use serde_json::json;
+use tests::bench::{BenchArgs, InnerRun, StockKernel, image};
 use tests::figures::{Figure, Report, median};
-use tests::peers::{PeerVm, PeerVsock, Qemu};
+use tests::peers::{Alioth, Discovery, PeerVm, PeerVsock, Qemu, idle_terminal};
 use tests::process::{Place, use_shipped_vmm};
 use tests::{compile, cpio, vsock};
 
@@ -31,8 +33,14 @@ fn outside(args: &BenchArgs) {
     let (vmm, place, kernel) = (use_shipped_vmm(), Place::new(), image("os/vmlinux"));
     let guest = compile::program(&compile::guests().join("vsock_bench.c")).unwrap();
     let initrd = place.file("vsock.cpio", &cpio::initramfs(&guest));
-    let run = InnerRun::new(2048).file(&kernel).file(&initrd).file(&vmm).qemu();
-    run.run(args, &[&vmm, &kernel, &initrd]);
+    let mut run = InnerRun::new(2048).file(&kernel).file(&initrd).file(&vmm).qemu();
+    let mut words = vec![vmm, kernel, initrd];
+    if let Some((alioth, stock)) = Alioth::find().and_then(|alioth| Some((alioth, StockKernel::find()?))) {
+        let initrd = stock.initrd(&place, &guest);
+        run = run.file(&stock.kernel).file(&initrd).alioth(&alioth);
+        words.extend([stock.kernel, initrd, alioth.program().to_owned()]);
+    }
+    run.run(args, &words);
 }
 
 /// The host's end of one connection.
@@ -78,9 +86,9 @@ struct Series<'a> {
 }
 
 impl Series<'_> {
-    fn measure(&mut self, subject: &str, mut command: Command) {
+    fn measure(&mut self, subject: &str, command: &mut Command) {
         self.args.progress(subject);
-        let ended = command.stdin(Stdio::null()).output().unwrap();
+        let ended = command.output().unwrap();
         let text = String::from_utf8_lossy(&ended.stdout).into_owned();
         let errors = String::from_utf8_lossy(&ended.stderr).into_owned();
         let median = |name: &str| {
@@ -96,49 +104,77 @@ impl Series<'_> {
     }
 }
 
-/// A program that measures with the backend in its configuration.
-fn vmm(place: &Place, vmm: &str, kernel: &str, initrd: &str, backend: &str) -> Command {
-    let config = format!(
-        r#"{{"kernel": "{kernel}", "initrd": "{initrd}", "memory_mib": {MEMORY_MIB}, "params": "{PARAMS}",
-            "discovery": "cmdline", "vsock": {backend}}}"#
-    );
-    let mut command = Command::new(vmm);
-    command.args(["--quiet", "--raw-config"]).arg(place.file("raw.json", config.as_bytes()));
-    command
+/// Where the host listens.
+struct Host {
+    place: Place,
+    socket: PathBuf,
+}
+
+impl Host {
+    fn new() -> Self {
+        let place = Place::new();
+        let socket: PathBuf = place.path().join("v");
+        let listener = UnixListener::bind(place.path().join(format!("v_{PORT}"))).unwrap();
+        serve_all(move || listener.accept().map(|(stream, _)| stream));
+        let listener: OwnedFd = vsock::listen(libc::SOCK_STREAM, PORT).unwrap();
+        serve_all(move || vsock::accept(&listener));
+        Self { place, socket }
+    }
+
+    /// The VM of `vmm`, with either backend.
+    fn vmm(&self, series: &mut Series<'_>, program: &Path, [kernel, initrd]: [&Path; 2], discovery: &str) {
+        let user = json!({ "backend": "user", "socket": self.socket });
+        let vhost = json!({ "backend": "vhost", "cid": CID });
+        for (subject, backend) in [("vmm, Unix sockets", user), ("vmm, vhost", vhost)] {
+            let config = json!({
+                "kernel": kernel, "initrd": initrd, "memory_mib": MEMORY_MIB, "params": PARAMS,
+                "discovery": discovery, "vsock": backend
+            });
+            let config = self.place.file("raw.json", config.to_string().as_bytes());
+            series.measure(subject, Command::new(program).args(["--quiet", "--raw-config"]).arg(config));
+        }
+    }
 }
 
 /// In the software host.
-fn inside(args: &BenchArgs, program: &str, kernel: &str, initrd: &str) {
-    let place = Place::new();
-    let path: PathBuf = place.path().join("v");
-    let listener = UnixListener::bind(place.path().join(format!("v_{PORT}"))).unwrap();
-    serve_all(move || listener.accept().map(|(stream, _)| stream));
-    let listener: OwnedFd = vsock::listen(libc::SOCK_STREAM, PORT).unwrap();
-    serve_all(move || vsock::accept(&listener));
+fn inside(args: &BenchArgs, words: &[&Path]) {
+    let [program, kernel, initrd, stock @ ..] = words else {
+        panic!("--inside VMM KERNEL INITRD [STOCK_KERNEL STOCK_INITRD ALIOTH]")
+    };
     let title = format!(
         "Sockets, virtual time: 1 vCPU, {MEMORY_MIB} MiB, kernel and initramfs the same, medians of 3"
     );
-    let mut series = Series { args, report: Report::new(title) };
-    let user = format!(r#"{{"backend": "user", "socket": "{}"}}"#, path.display());
-    series.measure("vmm, Unix sockets", vmm(&place, program, kernel, initrd, &user));
-    let vhost = format!(r#"{{"backend": "vhost", "cid": {CID}}}"#);
-    series.measure("vmm, vhost", vmm(&place, program, kernel, initrd, &vhost));
+    let (mut series, host) = (Series { args, report: Report::new(&title) }, Host::new());
+    host.vmm(&mut series, program, [kernel, initrd], "cmdline");
+    let peer = PeerVm {
+        initrd: Some(initrd),
+        vsock: Some(PeerVsock::Vhost(CID)),
+        ..PeerVm::new(kernel, MEMORY_MIB, PARAMS)
+    };
     if let Some(qemu) = Qemu::inside() {
-        let vm = PeerVm {
-            initrd: Some(Path::new(initrd)),
-            vsock: Some(PeerVsock::Vhost(CID)),
-            ..PeerVm::new(Path::new(kernel), MEMORY_MIB, PARAMS)
-        };
-        series.measure("QEMU microvm, vhost", qemu.microvm(&vm));
+        series.measure("QEMU microvm, vhost", &mut qemu.microvm(&peer));
+    }
+    series.report.print(args.json);
+    let [kernel, initrd, alioth] = stock else { return };
+    series.report = Report::new(format!("{title}: Debian's"));
+    let peer = PeerVm { kernel, initrd: Some(initrd), discovery: Discovery::Acpi, ..peer };
+    host.vmm(&mut series, program, [kernel, initrd], "acpi");
+    if let Some(qemu) = Qemu::inside() {
+        series.measure("QEMU microvm, vhost", &mut qemu.microvm(&peer));
+    }
+    let (alioth, terminal) = (Alioth::at(*alioth), idle_terminal().unwrap().1);
+    let user = PeerVm { vsock: Some(PeerVsock::Unix(&host.socket)), ..peer };
+    for (subject, vm) in [("alioth, PCI, Unix sockets", user), ("alioth, PCI, vhost", peer)] {
+        let stdin = terminal.try_clone().unwrap();
+        series.measure(subject, alioth.command(&vm).stdin(stdin));
     }
     series.report.print(args.json);
 }
 
 fn main() {
     let args = BenchArgs::parse();
-    match args.inside.as_deref() {
-        Some([vmm, kernel, initrd]) => inside(&args, vmm, kernel, initrd),
-        Some(_) => panic!("--inside VMM KERNEL INITRD"),
+    match &args.inside {
+        Some(words) => inside(&args, &words.iter().map(Path::new).collect::<Vec<_>>()),
         None => outside(&args),
     }
 }

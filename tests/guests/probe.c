@@ -38,6 +38,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "modules.h"
 #include "sha256.h"
 
 static char buffer[1 << 18];
@@ -171,21 +172,6 @@ static void vsock(void) {
     while ((got = read(out, buffer, sizeof buffer)) > 0)
         ;
     close(out);
-}
-
-/* In the order of their names, which is the one they need. */
-static void load_modules(void) {
-    struct dirent **names;
-    char path[300];
-    int count = scandir("/modules", &names, NULL, alphasort);
-
-    for (int i = 0; i < count; i++) {
-        snprintf(path, sizeof path, "/modules/%s", names[i]->d_name);
-        int fd = open(path, O_RDONLY | O_CLOEXEC);
-        if (names[i]->d_name[0] != '.' && syscall(SYS_finit_module, fd, "", 0) < 0 && errno != EEXIST)
-            fail(path);
-        close(fd);
-    }
 }
 
 static void print_file(const char *name, const char *path) {
@@ -323,7 +309,9 @@ int main(void) {
     int console = open("/dev/ttyS0", O_RDWR);
     for (int fd = 0; fd < 3; fd++)
         dup2(console, fd);
-    load_modules();
+    const char *missing = modules_load();
+    if (missing)
+        fail(missing);
     int cmdline = open("/proc/cmdline", O_RDONLY);
     if (read(cmdline, line, sizeof line - 1) <= 0)
         fail("/proc/cmdline");

@@ -18,6 +18,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "modules.h"
+
 #define TOTAL (8 << 20)
 #define CHUNK (64 << 10)
 #define ROUNDS 1000
@@ -96,6 +98,9 @@ int main(void) {
     int console = open("/dev/ttyS0", O_RDWR);
     for (int fd = 0; fd < 3; fd++)
         dup2(console, fd);
+    const char *missing = modules_load();
+    if (missing)
+        fail(missing);
     /* The first run of each warms up what is cold. */
     for (int run = 0; run < RUNS; run++) {
         double us = round_trip(), to_host = out(), to_guest = in();

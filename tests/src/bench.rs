@@ -7,7 +7,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::cpio;
 use crate::peers::{Alioth, Qemu};
+use crate::process::Place;
 
 /// The repository's root.
 ///
@@ -63,6 +65,34 @@ pub fn image(name: &str) -> PathBuf {
     path
 }
 
+/// A distribution's kernel, for peers that have devices over PCI only, which the guest's own kernel does not know.
+#[derive(Clone, Debug)]
+pub struct StockKernel {
+    /// A bzImage.
+    pub kernel: PathBuf,
+    modules: Vec<u8>,
+}
+
+impl StockKernel {
+    /// It, where it was downloaded. Else says how to get it.
+    pub fn find() -> Option<Self> {
+        let directory = root().join("target/images/stock");
+        let modules = std::fs::read(directory.join("modules.cpio")).unwrap_or_default();
+        if modules.windows(10).any(|name| name == b"virtio_pci") {
+            return Some(Self { kernel: directory.join("vmlinuz"), modules });
+        }
+        eprintln!(
+            "peers over PCI skipped: no modules for it in target/images/stock: remove that, then target/images/images build tests"
+        );
+        None
+    }
+
+    /// Its initial ramdisk: `program` as PID 1, and its modules.
+    pub fn initrd(&self, place: &Place, program: &[u8]) -> PathBuf {
+        place.file("stock.cpio", &[cpio::initramfs(program), self.modules.clone()].concat())
+    }
+}
+
 /// A run of this program inside the software host.
 pub struct InnerRun {
     images: Command,
@@ -107,7 +137,7 @@ impl InnerRun {
     ///
     /// # Panics
     /// When it fails.
-    pub fn run(mut self, args: &BenchArgs, words: &[&Path]) {
+    pub fn run(mut self, args: &BenchArgs, words: &[PathBuf]) {
         self.images.arg("--").arg(std::env::current_exe().expect("an executable knows its path"));
         if args.json {
             self.images.arg("--json");

@@ -22,6 +22,7 @@ pub struct Figure {
     name: String,
     unit: String,
     more_is_better: bool,
+    is_compared: bool,
     rows: Vec<Row>,
 }
 
@@ -36,12 +37,19 @@ struct Row {
 impl Figure {
     /// A quantity of which more is better.
     pub fn more(name: &str, unit: &str) -> Self {
-        Self { name: name.to_owned(), unit: unit.to_owned(), more_is_better: true, rows: Vec::new() }
+        let (name, unit) = (name.to_owned(), unit.to_owned());
+        Self { name, unit, more_is_better: true, is_compared: true, rows: Vec::new() }
     }
 
     /// A quantity of which less is better.
     pub fn less(name: &str, unit: &str) -> Self {
         Self { more_is_better: false, ..Self::more(name, unit) }
+    }
+
+    /// The same, of rows that are no rivals: without ratios.
+    #[must_use]
+    pub fn apart(self) -> Self {
+        Self { is_compared: false, ..self }
     }
 
     /// Adds what `subject` reached.
@@ -111,8 +119,8 @@ impl fmt::Display for Figure {
         for (n, Row { subject, value, ratio }) in self.rows.iter().enumerate() {
             let line = format!("  {subject:<subjects$} {:>9} {}", number(*value), bar(value / most));
             match n {
-                0 => writeln!(f, "{}", line.trim_end())?,
-                _ => writeln!(f, "{line} {ratio:.2}")?,
+                1.. if self.is_compared => writeln!(f, "{line} {ratio:.2}")?,
+                _ => writeln!(f, "{}", line.trim_end())?,
             }
         }
         Ok(())

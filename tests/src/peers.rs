@@ -134,12 +134,7 @@ impl Qemu {
         if let Some(initrd) = vm.initrd {
             qemu.arg("-initrd").arg(initrd);
         }
-        // A microvm without ACPI ends by a triple fault, where there is no keyboard controller.
-        let params = match vm.discovery {
-            Discovery::CommandLine => vm.params.replace("reboot=k", "reboot=t"),
-            Discovery::Acpi => vm.params.to_owned(),
-        };
-        qemu.arg("-append").arg(params);
+        qemu.arg("-append").arg(by_triple_fault(vm.params));
         qemu
     }
 }
@@ -185,7 +180,7 @@ impl Alioth {
             alioth.arg("--initramfs").arg(initrd);
         }
         if !vm.params.is_empty() {
-            alioth.arg("--cmdline").arg(vm.params);
+            alioth.arg("--cmdline").arg(by_triple_fault(vm.params));
         }
         for (path, read_only) in vm.disks {
             alioth.args(["--blk", &format!("file,path={},readonly={read_only}", path.display())]);
@@ -221,6 +216,11 @@ pub fn idle_terminal() -> io::Result<(OwnedFd, OwnedFd)> {
     }
     // SAFETY: descriptors that openpty has just made, owned by nobody else.
     Ok(unsafe { (OwnedFd::from_raw_fd(keeper), OwnedFd::from_raw_fd(terminal)) })
+}
+
+/// Where there is no keyboard controller, a kernel that resets by it has to end in another way.
+fn by_triple_fault(params: &str) -> String {
+    params.replace("reboot=k", "reboot=t")
 }
 
 fn is_elf(kernel: &Path) -> bool {
