@@ -5,13 +5,16 @@
 //! driver that breaks a rule gets [`QueueError`]; the device then calls [`Interrupt::needs_reset`].
 //!
 //! A device that answers every chain at once uses [`Virtqueue::drain`]; one that keeps chains for later, as
-//! the receive side of a socket does, uses [`Virtqueue::pop`] and the calls beside it.
+//! the receive side of a socket does, uses [`Virtqueue::pop`] and the calls beside it, many in a row by [`Batch`].
+
+mod batch;
 
 use std::sync::Arc;
 
 use virtio_queue::{Error as RingError, Queue, QueueT};
 use vm_memory::GuestMemoryMmap;
 
+pub use self::batch::Batch;
 pub use super::chain::{Buffer, Chain, slices};
 use super::ring::{Areas, Ring};
 use crate::irq::Interrupt;
@@ -166,11 +169,6 @@ impl Virtqueue {
         let areas = Areas::locate(&self.memory, &self.ring)?;
         let mut chain = Chain::default();
         Ok(self.ring.pop(&areas, &self.memory, &mut chain)?.then_some(chain))
-    }
-
-    /// Takes the last popped chain back: the next [`pop`](Self::pop) gives it again.
-    pub fn unpop(&mut self, _chain: Chain) {
-        self.ring.unpop();
     }
 
     /// Gives a chain back to the driver, `written` bytes of its writable part filled.

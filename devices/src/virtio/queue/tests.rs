@@ -265,8 +265,17 @@ fn a_chain_that_was_taken_back_comes_again() {
     let Setup { mut driver, mut device, .. } = setup();
     let buffer = driver.allocate(&[0; 4]);
     let heads = [driver.add(&[buffer], &[]), driver.add(&[], &[buffer])];
-    let first = device.pop().unwrap().unwrap();
-    device.unpop(first);
+    let mut batch = device.batch().unwrap();
+    let mut chain = Chain::default();
+    for taken in [1, 2] {
+        for head in &heads[..taken] {
+            assert!(batch.pop(&mut chain).unwrap());
+            assert_eq!(chain.head(), *head);
+        }
+        for _ in 0..taken {
+            batch.unpop();
+        }
+    }
     for head in heads {
         assert_eq!(device.pop().unwrap().unwrap().head(), head);
     }

@@ -23,6 +23,7 @@ pub mod muxer;
 pub mod packet;
 #[cfg(test)]
 mod tests;
+mod untold;
 pub mod vhost;
 
 use std::io;
@@ -32,7 +33,6 @@ use std::sync::Arc;
 
 use event_manager::{EventOps, Events, MutEventSubscriber};
 use log::error;
-use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -40,9 +40,13 @@ use self::events::EventQueue;
 use self::host::HostError;
 use self::muxer::{Filled, Muxer};
 use self::packet::Kind;
+use self::untold::Untold;
 use self::vhost::VhostError;
 use crate::irq::Interrupt;
-use crate::virtio::{ActivateError, Activation, QueueError, VirtioDevice, Virtqueue, device_id, watch_kicks};
+use crate::virtio::queue::Batch;
+use crate::virtio::{
+    ActivateError, Activation, Chain, QueueError, VirtioDevice, Virtqueue, device_id, watch_kicks,
+};
 
 /// Queue of packets to the guest.
 const RX: usize = 0;
@@ -63,8 +67,9 @@ const DEFAULT_LIMIT: usize = 4096;
 const ROUNDS: usize = 4;
 const TX_ROUND: usize = 16;
 const RX_ROUND: usize = 64;
-/// Data of the event of the host's sockets; a kick's is its queue.
+/// Data of the event of the host's sockets, and of the timer's; a kick's is its queue.
 const HOST: u32 = u32::MAX;
+const TIMER: u32 = u32::MAX - 1;
 
 /// What a socket device is made of.
 #[derive(Clone, Debug)]
@@ -110,9 +115,10 @@ pub type Accept = Box<dyn FnMut(GuestPort) -> Option<UnixStream> + Send>;
 
 /// What the driver gave.
 struct Active {
-    memory: GuestMemoryMmap,
     rx: Virtqueue,
     tx: Virtqueue,
+    /// The tx chain that is looked at.
+    chain: Chain,
     interrupt: Arc<Interrupt>,
 }
 
@@ -122,6 +128,7 @@ pub struct Vsock {
     muxer: Muxer,
     kicks: [EventFd; 3],
     events: EventQueue,
+    untold: Untold,
     active: Option<Active>,
 }
 
@@ -139,7 +146,8 @@ impl Vsock {
             muxer.listen(path)?;
         }
         let events = EventQueue::default();
-        Ok(Self { guest_cid: config.guest_cid, muxer, kicks, events, active: None })
+        let untold = Untold::new().map_err(VsockError::Descriptors)?;
+        Ok(Self { guest_cid: config.guest_cid, muxer, kicks, events, untold, active: None })
     }
 
     /// At most `limit` connections at a time that the guest asked for, and as many that the host asked for,
@@ -177,7 +185,7 @@ impl Vsock {
     /// Serves both queues, then asks for what it cannot go on without: kicks, events, another call.
     fn serve(&mut self) {
         let Some(active) = &mut self.active else { return };
-        match active.serve(&mut self.muxer) {
+        match active.serve(&mut self.muxer, &mut self.untold) {
             Ok(done) => {
                 self.muxer.settle_watches();
                 if !done {
@@ -187,6 +195,18 @@ impl Vsock {
             }
             Err(error) => self.check(Err(error)),
         }
+    }
+
+    fn tell_if_due(&mut self) {
+        let Some(active) = &mut self.active else { return };
+        let told = if self.untold.is_due() {
+            self.untold.clear();
+            active.tx.notify()
+        } else {
+            Ok(())
+        };
+        self.untold.wait();
+        self.check(told);
     }
 
     fn check(&mut self, served: Result<(), QueueError>) {
@@ -203,51 +223,75 @@ impl Vsock {
 
 impl Active {
     /// Serves both queues for some rounds; false when there is more to do.
-    fn serve(&mut self, muxer: &mut Muxer) -> Result<bool, QueueError> {
+    fn serve(&mut self, muxer: &mut Muxer, untold: &mut Untold) -> Result<bool, QueueError> {
+        let size = self.tx.layout().size;
+        let (mut rx, mut tx) = (self.rx.batch()?, self.tx.batch()?);
+        let mut done = false;
         for _ in 0..ROUNDS {
             let (mut taken, mut sent) = (TX_ROUND, RX_ROUND);
-            let drained = self.drain(muxer, &mut taken)?;
-            let filled = self.fill(muxer, &mut sent)?;
-            if sent < RX_ROUND {
-                self.rx.notify()?;
-            }
-            if taken < TX_ROUND {
-                self.tx.notify()?;
+            let drained = drain(&mut tx, &mut self.chain, muxer, untold, &mut taken)?;
+            let filled = fill(&mut rx, muxer, &mut sent)?;
+            if rx.wants_interrupt()? {
+                // The queues share a line: the driver looks at both.
+                tx.wants_interrupt()?;
+                untold.clear();
+                self.interrupt.used_buffer();
+            } else if untold.is_much(size) {
+                untold.clear();
+                tell(&mut tx, &self.interrupt)?;
             }
             // A clogged tx queue goes on when the guest has taken its resets: it kicks for new rx buffers.
             if (drained || muxer.is_clogged()) && filled != Filled::More {
-                return Ok(true);
+                done = true;
+                break;
             }
         }
-        Ok(false)
+        if !untold.wait() {
+            untold.clear();
+            tell(&mut tx, &self.interrupt)?;
+        }
+        Ok(done)
     }
+}
 
-    /// Takes packets of the guest, each at the cost of one of `budget`; false when some may be left.
-    fn drain(&mut self, muxer: &mut Muxer, budget: &mut usize) -> Result<bool, QueueError> {
-        self.tx.disable_kicks()?;
-        while *budget > 0 && !muxer.is_clogged() {
-            match self.tx.pop()? {
-                Some(chain) => {
-                    *budget -= 1;
-                    muxer.on_chain(&self.memory, &chain)?;
-                    self.tx.complete(&chain, 0)?;
-                }
-                None if self.tx.enable_kicks()? => {}
-                None => return Ok(true),
-            }
-        }
-        Ok(false)
+/// Interrupts the driver if it wants to hear of its packets.
+fn tell(tx: &mut Batch<'_>, interrupt: &Interrupt) -> Result<(), QueueError> {
+    if tx.wants_interrupt()? {
+        interrupt.used_buffer();
     }
+    Ok(())
+}
 
-    /// Sends packets to the guest. Kicks are wanted only while buffers lack.
-    fn fill(&mut self, muxer: &mut Muxer, budget: &mut usize) -> Result<Filled, QueueError> {
-        loop {
-            let filled = muxer.fill(&mut self.rx, &self.memory, budget)?;
-            if filled != Filled::Starved || !self.rx.enable_kicks()? {
-                return Ok(filled);
-            }
-            self.rx.disable_kicks()?;
+/// Takes packets of the guest, each at the cost of one of `budget`; false when some may be left.
+fn drain(
+    tx: &mut Batch<'_>,
+    chain: &mut Chain,
+    muxer: &mut Muxer,
+    untold: &mut Untold,
+    budget: &mut usize,
+) -> Result<bool, QueueError> {
+    tx.disable_kicks()?;
+    while *budget > 0 && !muxer.is_clogged() {
+        if tx.pop(chain)? {
+            *budget -= 1;
+            muxer.on_chain(tx.memory(), chain)?;
+            tx.give_back(chain.head(), 0)?;
+            untold.add(chain.count());
+        } else if !tx.enable_kicks()? {
+            return Ok(true);
         }
+    }
+    Ok(false)
+}
+
+/// Sends packets to the guest. Kicks are wanted only while buffers lack.
+fn fill(rx: &mut Batch<'_>, muxer: &mut Muxer, budget: &mut usize) -> Result<Filled, QueueError> {
+    loop {
+        let filled = muxer.fill(rx, budget)?;
+        if filled != Filled::Starved || !rx.enable_kicks()? {
+            return Ok(filled);
+        }
+        rx.disable_kicks()?;
     }
 }
 
@@ -274,14 +318,14 @@ impl VirtioDevice for Vsock {
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
         self.reset();
-        let Activation { memory, queues, interrupt, features } = activation;
+        let Activation { queues, interrupt, features, .. } = activation;
         let mut queues = queues.into_iter();
         let mut queue = |index| queues.next().flatten().ok_or(ActivateError::QueueMissing(index));
         let (mut rx, tx) = (queue(RX)?, queue(TX)?);
         rx.disable_kicks().map_err(|error| ActivateError::Host(io::Error::other(error)))?;
         self.muxer.start(features & F_SEQPACKET != 0).map_err(ActivateError::Host)?;
         self.events.activate(queues.next().flatten());
-        self.active = Some(Active { memory, rx, tx, interrupt });
+        self.active = Some(Active { rx, tx, chain: Chain::default(), interrupt });
         // What the driver offered before now may have been kicked for in vain.
         let _ = self.kicks[TX].write(1);
         Ok(())
@@ -289,6 +333,7 @@ impl VirtioDevice for Vsock {
 
     fn reset(&mut self) {
         self.active = None;
+        self.untold.clear();
         self.events.reset();
         self.muxer.stop();
     }
@@ -307,14 +352,21 @@ impl MutEventSubscriber for Vsock {
         if let Err(error) = ops.add(Events::with_data(self.muxer.epoll(), HOST, EventSet::IN)) {
             error!("vsock: watch the host's sockets: {error}; the host will not be served");
         }
+        let timer = Events::with_data(self.untold.timer(), TIMER, EventSet::IN | EventSet::EDGE_TRIGGERED);
+        if let Err(error) = ops.add(timer) {
+            error!("vsock: watch the timer: {error}; the guest may not hear that its packets were taken");
+        }
     }
 
     fn process(&mut self, events: Events, _ops: &mut EventOps<'_>) {
-        if events.data() == HOST {
-            self.muxer.poll();
-        } else if events.data() == EVENT {
-            let served = self.events.serve();
-            return self.check(served);
+        match events.data() {
+            HOST => self.muxer.poll(),
+            TIMER => return self.tell_if_due(),
+            EVENT => {
+                let served = self.events.serve();
+                return self.check(served);
+            }
+            _ => {}
         }
         self.serve();
     }

@@ -26,6 +26,7 @@ use zerocopy::FromZeros;
 use zerocopy::little_endian::{U16, U32, U64};
 
 pub use self::rx::Filled;
+use self::rx::Taken;
 use self::slots::{Side, Slots, State};
 use super::conn::{Conn, Verdict};
 use super::host::{self, Greeting, HostError, HostSocket, Listener};
@@ -60,6 +61,7 @@ pub struct Muxer {
     unsettled: Vec<usize>,
     resets: VecDeque<Header>,
     next_port: u32,
+    taken: Taken,
 }
 
 impl Muxer {
@@ -81,6 +83,7 @@ impl Muxer {
             unsettled: Vec::new(),
             resets: VecDeque::new(),
             next_port: clients::FIRST_PORT,
+            taken: Taken::default(),
         })
     }
 

@@ -8,7 +8,7 @@
 //! All fields are little-endian. The header is read out of guest memory once, so what was checked is what
 //! is used; the payload stays where it is and may be cut into any number of buffers.
 
-use vm_memory::{GuestMemory, GuestMemoryMmap, Permissions};
+use vm_memory::{GuestMemory, GuestMemoryBackend, GuestMemoryMmap, Permissions, VolatileSlice};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -252,6 +252,11 @@ pub struct Pieces<'m> {
 }
 
 impl<'m> Pieces<'m> {
+    /// None yet; so many need no allocation of their own.
+    pub fn with_capacity(count: usize) -> Self {
+        Self { list: Vec::with_capacity(count.min(MAX_PIECES)), ..Self::default() }
+    }
+
     /// Appends `buffers` up to the kernel's limit of pieces; gives the number of bytes appended.
     ///
     /// # Errors
@@ -264,19 +269,34 @@ impl<'m> Pieces<'m> {
     ) -> Result<usize, QueueError> {
         let before = self.total;
         for buffer in buffers {
+            // Nearly always in one region of memory.
+            if let Ok(slice) = GuestMemoryBackend::get_slice(mem, buffer.addr, buffer.len as usize) {
+                if !self.push(&slice) {
+                    break;
+                }
+                continue;
+            }
             let bad = |_| QueueError::Buffer { addr: buffer.addr.0, len: u64::from(buffer.len) };
             for slice in
                 GuestMemory::get_slices(mem, buffer.addr, buffer.len as usize, access).map_err(bad)?
             {
-                if self.list.len() == MAX_PIECES {
+                if !self.push(&slice.map_err(bad)?) {
                     return Ok(self.total - before);
                 }
-                let guard = slice.map_err(bad)?.ptr_guard_mut();
-                self.list.push(libc::iovec { iov_base: guard.as_ptr().cast(), iov_len: guard.len() });
-                self.total += guard.len();
             }
         }
         Ok(self.total - before)
+    }
+
+    /// False when it is full.
+    fn push(&mut self, slice: &VolatileSlice<'m>) -> bool {
+        let room = self.list.len() < MAX_PIECES;
+        if room {
+            let guard = slice.ptr_guard_mut();
+            self.list.push(libc::iovec { iov_base: guard.as_ptr().cast(), iov_len: guard.len() });
+            self.total += guard.len();
+        }
+        room
     }
 
     /// Bytes in all.

@@ -1,10 +1,10 @@
 //! Towards the guest: whose turn it is, and how its bytes get into the guest's buffers.
 
-use vm_memory::{GuestMemoryMmap, Permissions};
+use vm_memory::{Bytes, GuestMemoryMmap, Permissions};
 use zerocopy::IntoBytes;
 
 use super::{Muxer, State};
-use crate::virtio::queue::{self, Chain, QueueError, Virtqueue};
+use crate::virtio::queue::{self, Batch, Buffer, Chain, QueueError};
 use crate::virtio::vsock::conn::{Conn, Next, Verdict};
 use crate::virtio::vsock::packet::{HEADER_LEN, Header, Kind, MAX_PAYLOAD, Pieces, seqpacket};
 
@@ -28,25 +28,20 @@ impl Muxer {
     ///
     /// # Errors
     /// When the guest broke a rule of its queue.
-    pub fn fill(
-        &mut self,
-        rx: &mut Virtqueue,
-        mem: &GuestMemoryMmap,
-        budget: &mut usize,
-    ) -> Result<Filled, QueueError> {
+    pub fn fill(&mut self, rx: &mut Batch<'_>, budget: &mut usize) -> Result<Filled, QueueError> {
         while self.has_packets() {
             if *budget == 0 {
                 return Ok(Filled::More);
             }
             if let Some(reset) = self.resets.front() {
-                if send_header(rx, mem, reset, budget)? {
+                if send_header(rx, &mut self.taken.chain, reset, budget)? {
                     self.resets.pop_front();
                     continue;
                 }
                 return Ok(if *budget == 0 { Filled::More } else { Filled::Starved });
             }
             let Some(index) = self.ready.pop_front() else { break };
-            let starved = !self.turn(index, rx, mem, budget)?;
+            let starved = !self.turn(index, rx, budget)?;
             self.slots[index].ready = false;
             // The rest of a message comes before anybody else's turn, so that at most one is held.
             let partial = matches!(&self.slots[index].state, State::Conn(conn) if conn.has_partial_message());
@@ -65,25 +60,22 @@ impl Muxer {
     }
 
     /// One turn of a connection: its control packets, and one read from the host. False without buffers.
-    fn turn(
-        &mut self,
-        index: usize,
-        rx: &mut Virtqueue,
-        mem: &GuestMemoryMmap,
-        budget: &mut usize,
-    ) -> Result<bool, QueueError> {
-        let State::Conn(conn) = &mut self.slots[index].state else { return Ok(true) };
+    fn turn(&mut self, index: usize, rx: &mut Batch<'_>, budget: &mut usize) -> Result<bool, QueueError> {
+        let Self { slots, taken, guest_cid, .. } = self;
+        let State::Conn(conn) = &mut slots[index].state else { return Ok(true) };
         while conn.has_control() {
-            let Some(chain) = next_chain(rx, budget)? else { return Ok(false) };
-            if let Some(header) = conn.next_control(self.guest_cid) {
-                chain.write_at(mem, 0, header.as_bytes())?;
-                rx.complete(&chain, HEADER_LEN)?;
+            if !next_chain(rx, &mut taken.chain, budget)? {
+                return Ok(false);
+            }
+            if let Some(header) = conn.next_control(*guest_cid) {
+                taken.chain.write_at(rx.memory(), 0, header.as_bytes())?;
+                rx.give_back(taken.chain.head(), HEADER_LEN)?;
             }
         }
         if !conn.has_data() {
             return Ok(true);
         }
-        let mut sender = Sender { conn, guest_cid: self.guest_cid, rx, mem, budget };
+        let mut sender = Sender { conn, guest_cid: *guest_cid, rx, taken, budget };
         let read = match sender.conn.kind() {
             Kind::Stream => sender.stream()?,
             Kind::Seqpacket => sender.message()?,
@@ -96,82 +88,126 @@ impl Muxer {
     }
 }
 
-/// The next rx chain that can hold a header; the others go back empty.
-fn next_chain(rx: &mut Virtqueue, budget: &mut usize) -> Result<Option<Chain>, QueueError> {
+/// The next rx chain that can hold a header; the others go back empty. False without one.
+fn next_chain(rx: &mut Batch<'_>, chain: &mut Chain, budget: &mut usize) -> Result<bool, QueueError> {
     while *budget > 0 {
-        let Some(chain) = rx.pop()? else { return Ok(None) };
+        if !rx.pop(chain)? {
+            return Ok(false);
+        }
         *budget -= 1;
         if chain.writable_len() >= u64::from(HEADER_LEN) {
-            return Ok(Some(chain));
+            return Ok(true);
         }
-        rx.complete(&chain, 0)?;
+        rx.give_back(chain.head(), 0)?;
     }
-    Ok(None)
+    Ok(false)
 }
 
 /// Sends a packet of a header alone. False without buffers.
 fn send_header(
-    rx: &mut Virtqueue,
-    mem: &GuestMemoryMmap,
+    rx: &mut Batch<'_>,
+    chain: &mut Chain,
     header: &Header,
     budget: &mut usize,
 ) -> Result<bool, QueueError> {
-    let Some(chain) = next_chain(rx, budget)? else { return Ok(false) };
-    chain.write_at(mem, 0, header.as_bytes())?;
-    rx.complete(&chain, HEADER_LEN)?;
+    if !next_chain(rx, chain, budget)? {
+        return Ok(false);
+    }
+    chain.write_at(rx.memory(), 0, header.as_bytes())?;
+    rx.give_back(chain.head(), HEADER_LEN)?;
     Ok(true)
 }
 
+/// Rx chains with room for payload, taken for one read. Kept for the next, since what it allocated is used again.
+#[derive(Default)]
+pub(super) struct Taken {
+    /// The chain that is looked at.
+    chain: Chain,
+    chains: Vec<Room>,
+    /// The buffers of all chains, each with the next one's behind its own.
+    buffers: Vec<Buffer>,
+}
+
+/// One of them.
+#[derive(Clone, Copy)]
+struct Room {
+    head: u16,
+    /// Where its buffers begin and end in [`Taken::buffers`].
+    buffers: (usize, usize),
+    /// How much of its room for payload is to be used.
+    len: usize,
+}
+
+impl Taken {
+    /// Writes into a chain, at `offset` of it.
+    fn write(&self, mem: &GuestMemoryMmap, room: Room, offset: u32, data: &[u8]) -> Result<(), QueueError> {
+        let (first, end) = room.buffers;
+        let mut rest = data;
+        for piece in queue::slices(&self.buffers[first..end], u64::from(offset), data.len()) {
+            let (now, later) = rest.split_at(piece.len as usize);
+            mem.write_slice(now, piece.addr)
+                .map_err(|_| QueueError::Buffer { addr: piece.addr.0, len: u64::from(piece.len) })?;
+            rest = later;
+        }
+        Ok(())
+    }
+}
+
 /// One connection with something for the guest, and the guest's buffers.
-struct Sender<'a> {
+struct Sender<'a, 'q> {
     conn: &'a mut Conn,
     guest_cid: u64,
-    rx: &'a mut Virtqueue,
-    mem: &'a GuestMemoryMmap,
+    rx: &'a mut Batch<'q>,
+    taken: &'a mut Taken,
     budget: &'a mut usize,
 }
 
-/// Chains with room for payload, and how much of it is to be used.
-type Room = Vec<(Chain, usize)>;
-
-impl<'a> Sender<'a> {
-    /// Takes chains with room for `room` bytes, at most `most` of them.
-    fn gather(&mut self, room: usize, most: usize) -> Result<(Room, Pieces<'a>), QueueError> {
-        let mut pieces = Pieces::default();
-        let mut chains: Room = Vec::new();
+impl<'q> Sender<'_, 'q> {
+    /// Takes chains with room for `room` bytes, at most `most` of them; gives their room for payload.
+    fn gather(&mut self, room: usize, most: usize) -> Result<Pieces<'q>, QueueError> {
+        let Taken { chain, chains, buffers } = &mut *self.taken;
+        chains.clear();
+        buffers.clear();
+        let mut pieces = Pieces::with_capacity(most.min(*self.budget));
         while chains.len() < most && pieces.total() < room && !pieces.is_full() && *self.budget > 0 {
-            let Some(chain) = self.rx.pop()? else { break };
+            if !self.rx.pop(chain)? {
+                break;
+            }
             if chain.writable_len() <= u64::from(HEADER_LEN) {
                 // Only the last popped chain can be taken back, so this one waits until it is the first.
                 if !chains.is_empty() {
-                    self.rx.unpop(chain);
+                    self.rx.unpop();
                     break;
                 }
                 *self.budget -= 1;
-                self.rx.complete(&chain, 0)?;
+                self.rx.give_back(chain.head(), 0)?;
                 continue;
             }
             *self.budget -= 1;
             let len = (room - pieces.total()).min(MAX_PAYLOAD as usize);
-            let buffers = queue::slices(chain.writable(), u64::from(HEADER_LEN), len);
-            let len = pieces.append(self.mem, buffers, Permissions::Write)?;
-            chains.push((chain, len));
+            let payload = queue::slices(chain.writable(), u64::from(HEADER_LEN), len);
+            let len = pieces.append(self.rx.memory(), payload, Permissions::Write)?;
+            let first = buffers.len();
+            buffers.extend_from_slice(chain.writable());
+            chains.push(Room { head: chain.head(), buffers: (first, buffers.len()), len });
         }
-        Ok((chains, pieces))
+        Ok(pieces)
     }
 
-    /// Gives a chain with payload to the guest.
-    fn complete(&mut self, chain: &Chain, len: usize, flags: u32) -> Result<(), QueueError> {
+    /// Gives the chain `index` of those taken to the guest, with `len` bytes of payload.
+    fn complete(&mut self, index: usize, len: usize, flags: u32) -> Result<(), QueueError> {
+        let room = self.taken.chains[index];
         let len = u32::try_from(len).expect("at most MAX_PAYLOAD");
         let header = self.conn.data_header(self.guest_cid, len, flags);
-        chain.write_at(self.mem, 0, header.as_bytes())?;
-        self.rx.complete(chain, HEADER_LEN + len)
+        self.taken.write(self.rx.memory(), room, 0, header.as_bytes())?;
+        self.rx.give_back(room.head, HEADER_LEN + len)
     }
 
-    fn give_back(&mut self, chains: Room) {
-        for (chain, _) in chains.into_iter().rev() {
+    /// Takes back all chains but the first `used`.
+    fn give_back(&mut self, used: usize) {
+        for _ in used..self.taken.chains.len() {
             *self.budget += 1;
-            self.rx.unpop(chain);
+            self.rx.unpop();
         }
     }
 
@@ -179,27 +215,27 @@ impl<'a> Sender<'a> {
     /// buffers, else whether the connection is broken.
     fn stream(&mut self) -> Result<Option<bool>, QueueError> {
         let room = MAX_TURN.min(self.conn.credit() as usize);
-        let (mut chains, pieces) = self.gather(room, self.conn.burst())?;
-        if chains.is_empty() {
+        let pieces = self.gather(room, self.conn.burst())?;
+        if self.taken.chains.is_empty() {
             return Ok(None);
         }
         let read = self.conn.read(&pieces);
         let mut left = read.unwrap_or(0);
         let mut filled = 0;
-        while let Some((chain, room)) = chains.get(filled).filter(|_| left > 0) {
-            let len = left.min(*room);
-            self.complete(chain, len, 0)?;
+        while let Some(room) = self.taken.chains.get(filled).filter(|_| left > 0) {
+            let len = left.min(room.len);
+            self.complete(filled, len, 0)?;
             left -= len;
             filled += 1;
         }
-        self.give_back(chains.split_off(filled));
+        self.give_back(filled);
         self.conn.filled(filled);
         Ok(Some(read.is_none()))
     }
 
     /// Sends one message, or part of it. None without buffers, else whether the connection is broken.
     fn message(&mut self) -> Result<Option<bool>, QueueError> {
-        let left = match self.conn.next_message() {
+        let mut left = match self.conn.next_message() {
             Next::Message(len) => len,
             Next::Broken => return Ok(Some(true)),
             Next::Nothing => {
@@ -208,25 +244,25 @@ impl<'a> Sender<'a> {
                 return Ok(Some(false));
             }
         };
-        let (chains, pieces) = self.gather(left, usize::MAX)?;
-        if chains.is_empty() {
+        let pieces = self.gather(left, usize::MAX)?;
+        if self.taken.chains.is_empty() {
             return Ok(None);
         }
         // Straight into the guest's buffers if they hold all of it: a socket gives a message once.
         let in_parts = pieces.total() < left || self.conn.has_partial_message();
         let whole = if in_parts { self.conn.take_message() } else { self.conn.read_message(&pieces) };
         if !whole {
-            self.give_back(chains);
+            self.give_back(0);
             return Ok(Some(true));
         }
-        let mut left = left;
-        for (chain, room) in &chains {
+        for index in 0..self.taken.chains.len() {
+            let room = self.taken.chains[index];
             if in_parts {
-                chain.write_at(self.mem, u64::from(HEADER_LEN), self.conn.part_of_message(*room))?;
-                self.conn.pass_part(*room);
+                self.taken.write(self.rx.memory(), room, HEADER_LEN, self.conn.part_of_message(room.len))?;
+                self.conn.pass_part(room.len);
             }
-            left -= room;
-            self.complete(chain, *room, if left == 0 { seqpacket::EOM | seqpacket::EOR } else { 0 })?;
+            left -= room.len;
+            self.complete(index, room.len, if left == 0 { seqpacket::EOM | seqpacket::EOR } else { 0 })?;
         }
         Ok(Some(false))
     }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use event_manager::{EventManager, SubscriberOps};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -69,7 +70,9 @@ impl Guest {
     pub fn with(build: impl FnOnce(Vsock) -> Vsock) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let socket = Some(dir.path().join("v"));
-        let device = build(Vsock::new(VsockConfig { guest_cid: CID, socket }).unwrap());
+        let mut device = build(Vsock::new(VsockConfig { guest_cid: CID, socket }).unwrap());
+        // Longer than any test takes, so that what a test sees does not depend on the machine's speed.
+        device.untold.period = Duration::from_secs(3600);
         let device = Arc::new(Mutex::new(device));
         let mut manager = EventManager::new().unwrap();
         manager.add_subscriber(device.clone());
@@ -187,6 +190,14 @@ impl Guest {
             self.post_rx();
         }
         panic!("the event loop spins");
+    }
+
+    /// Runs the event loop until the device interrupts, however long that takes; only then looks at the rings.
+    pub fn wait_for_interrupt(&mut self) {
+        while self.interrupt.line().read().is_err() {
+            self.manager.run().unwrap();
+        }
+        self.step();
     }
 
     /// Moves what the device sent to the inbox; gives the number of buffers that came back.

@@ -3,6 +3,7 @@
 mod flow;
 mod guest;
 mod hostile;
+mod interrupts;
 mod lifecycle;
 mod messages;
 mod ring;
