@@ -15,7 +15,7 @@ use crate::host;
 const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 const QEMU_FIRMWARE: &str = "/usr/share/qemu";
 /// What a microvm reads: firmware, and the loaders of bzImages and of PVH.
-const QEMU_ROMS: [&str; 3] = ["qboot.rom", "linuxboot_dma.bin", "pvh.bin"];
+const QEMU_ROMS: [&str; 4] = ["bios-microvm.bin", "qboot.rom", "linuxboot_dma.bin", "pvh.bin"];
 const ALIOTH_VARIABLE: &str = "KAPSEL_ALIOTH";
 
 /// A VM as every monitor is asked for it: 1 vCPU, serial console on stdout.
