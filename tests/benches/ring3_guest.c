@@ -1,11 +1,10 @@
 /*
- * A kernel of its own that measures a disk from ring 3, which runs at native speed even where KVM emulates ring 0. Ring 0 sets up
- * the device, page tables that ring 3 may use, and a way there and back; ring 3 drives the queue, polls it, and comes back by an
- * instruction it may not use to have a line printed. Entered by PVH, which all monitors know. From its command line:
+ * A kernel of its own that measures devices from ring 3, which runs at native speed even where KVM emulates ring 0. Ring 0 sets up
+ * the devices, page tables that ring 3 may use, and a way there and back; ring 3 drives the queues, polls them, and comes back by
+ * an instruction it may not use to have a line printed. Entered by PVH, which all monitors know. From its command line:
  *
- *   virtio_mmio.device=..@0xA:I  devices, of which the first disk is taken
- *   requests=N                   how many requests of 4 KiB a phase has
- *   rounds=N                     how often all phases are run
+ *   virtio_mmio.device=..@0xA:I  devices, of which a disk is taken, and a socket device where there is one
+ *   requests=N                   how many requests of 4 KiB a phase has, or their bytes
  *
  * Prints "BEGIN NAME" and "END NAME" around each phase, for whoever times it from outside, and "DONE". Then a reset, or where
  * nothing listens for that a fault without a handler.
@@ -30,12 +29,15 @@ enum {
     QUEUE_DESC = 0x80,
     QUEUE_DRIVER = 0x90,
     QUEUE_DEVICE = 0xa0,
-    CAPACITY = 0x100,
+    CONFIGURATION = 0x100,
 };
-enum { BLOCK = 2, FLUSH = 1u << 9, EVENT_IDX = 1u << 29, VERSION_1 = 1u << 0 /* of the upper half */ };
+enum { BLOCK = 2, SOCKETS = 19 };
+enum { FLUSH = 1u << 9, EVENT_IDX = 1u << 29, VERSION_1 = 1u << 0 /* of the upper half */ };
 enum { NEXT = 1, WRITE = 2 };
 enum { IN = 0, OUT = 1 };
 enum { QUEUE_SIZE = 256, DEPTH = 32, SECTOR = 512, PAGE = 4096, LARGE = 128 << 10, USER_STACK = 16384 };
+enum { HOST_CID = 2, PORT = 7000, STREAM = 1, CHUNK = 64 << 10, CREDIT = DEPTH * CHUNK };
+enum { REQUEST = 1, RESPONSE = 2, RST = 3, RW = 5, CREDIT_UPDATE = 6 };
 enum { KERNEL_CS = 0x08, KERNEL_DS = 0x10, USER_CS = 0x28, USER_DS = 0x30, TASK = 0x38 };
 
 struct descriptor {
@@ -44,24 +46,44 @@ struct descriptor {
     u16 flags, next;
 };
 
-static struct descriptor table[QUEUE_SIZE] __attribute__((aligned(PAGE)));
-static volatile struct {
-    u16 flags, index, ring[QUEUE_SIZE], used_event;
-} available __attribute__((aligned(PAGE)));
-static volatile struct {
-    u16 flags, index;
-    struct {
-        u32 id, len;
-    } ring[QUEUE_SIZE];
-    u16 available_event;
-} used __attribute__((aligned(PAGE)));
+static struct queue {
+    struct descriptor table[QUEUE_SIZE];
+    volatile struct {
+        u16 flags, index, ring[QUEUE_SIZE], used_event;
+    } available;
+    volatile struct {
+        u16 flags, index;
+        struct {
+            u32 id, len;
+        } ring[QUEUE_SIZE];
+        u16 available_event;
+    } used __attribute__((aligned(4)));
+    volatile u32 *device;
+    u32 number;
+} disk_queue __attribute__((aligned(16))), rx __attribute__((aligned(16))), tx __attribute__((aligned(16)));
+
 static struct {
     u32 kind, reserved;
     u64 sector;
 } headers[DEPTH];
 static volatile u8 statuses[DEPTH];
+
+struct packet {
+    u64 from, to;
+    u32 from_port, to_port, len;
+    u16 type, op;
+    u32 flags, buf_alloc, fwd_cnt;
+} __attribute__((packed));
+static struct packet packets[DEPTH] __attribute__((aligned(64)));
+/* The connection: what was sent, received and told to be received; what the host takes, and what it took. */
+static u32 port, sent, received, told, host_alloc, host_took;
+static int connected;
+static u64 cid;
+
 static u8 buffers[DEPTH][LARGE] __attribute__((aligned(PAGE)));
 static u8 user_stack[USER_STACK] __attribute__((aligned(16)));
+/* What is sent. */
+static u8 outgoing[CHUNK] __attribute__((aligned(PAGE)));
 
 /* One to one, the first 4 GiB in pages of 2 MiB, for ring 3 too. */
 u64 tables[6][512] __attribute__((aligned(PAGE)));
@@ -84,9 +106,8 @@ struct table_register {
     u64 base;
 } __attribute__((packed));
 
-static volatile u32 *disk;
 static u64 capacity;
-static u64 requests = 100000, rounds = 1;
+static u64 requests = 100000;
 static const char *volatile line_start, *volatile line_end;
 
 /* Ring 0. */
@@ -130,48 +151,80 @@ static const char *after(const char *text, const char *key) {
 
 static volatile u32 *reg(volatile u32 *device, u32 offset) { return device + offset / 4; }
 
-static void find_disk(const char *words) {
+/* The first device of the kind, with the features, waiting for its queues; or null. */
+static volatile u32 *find(const char *words, u32 kind, u32 wanted) {
     while ((words = after(words, "virtio_mmio.device="))) {
         const char *address = after(words, "@0x");
         volatile u32 *device = (volatile u32 *)(address ? number(address, 16) : 0);
-        if (device && *reg(device, DEVICE_ID) == BLOCK) {
-            disk = device;
-            return;
+        if (!device || *reg(device, DEVICE_ID) != kind)
+            continue;
+        *reg(device, STATUS) = 0;
+        *reg(device, STATUS) = 1 | 2;
+        *reg(device, DEVICE_FEATURES_SEL) = 0;
+        u32 features = *reg(device, DEVICE_FEATURES) & wanted;
+        if (features != wanted) {
+            print("a device lacks a feature\n");
+            reset();
         }
+        *reg(device, DRIVER_FEATURES_SEL) = 0;
+        *reg(device, DRIVER_FEATURES) = features;
+        *reg(device, DRIVER_FEATURES_SEL) = 1;
+        *reg(device, DRIVER_FEATURES) = VERSION_1;
+        *reg(device, STATUS) = 1 | 2 | 8;
+        return device;
     }
-    print("no disk on the command line\n");
-    reset();
+    return 0;
 }
 
-static void set_up_disk(void) {
-    *reg(disk, STATUS) = 0;
-    *reg(disk, STATUS) = 1 | 2;
-    *reg(disk, DEVICE_FEATURES_SEL) = 0;
-    u32 features = *reg(disk, DEVICE_FEATURES) & (FLUSH | EVENT_IDX);
-    if (!(features & EVENT_IDX)) {
-        print("the disk has no event index\n");
-        reset();
-    }
-    *reg(disk, DRIVER_FEATURES_SEL) = 0;
-    *reg(disk, DRIVER_FEATURES) = features;
-    *reg(disk, DRIVER_FEATURES_SEL) = 1;
-    *reg(disk, DRIVER_FEATURES) = VERSION_1;
-    *reg(disk, STATUS) = 1 | 2 | 8;
-    *reg(disk, QUEUE_SEL) = 0;
-    *reg(disk, QUEUE_NUM) = QUEUE_SIZE;
-    u64 parts[3] = {(u64)table, (u64)&available, (u64)&used};
+static void set_up_queue(struct queue *queue, volatile u32 *device, u32 number) {
+    queue->device = device;
+    queue->number = number;
+    *reg(device, QUEUE_SEL) = number;
+    *reg(device, QUEUE_NUM) = QUEUE_SIZE;
+    u64 parts[3] = {(u64)queue->table, (u64)&queue->available, (u64)&queue->used};
     u32 offsets[3] = {QUEUE_DESC, QUEUE_DRIVER, QUEUE_DEVICE};
     for (int i = 0; i < 3; i++) {
-        *reg(disk, offsets[i]) = (u32)parts[i];
-        *reg(disk, offsets[i] + 4) = (u32)(parts[i] >> 32);
+        *reg(device, offsets[i]) = (u32)parts[i];
+        *reg(device, offsets[i] + 4) = (u32)(parts[i] >> 32);
     }
-    *reg(disk, QUEUE_READY) = 1;
-    *reg(disk, STATUS) = 1 | 2 | 8 | 4;
-    capacity = *reg(disk, CAPACITY) | (u64)*reg(disk, CAPACITY + 4) << 32;
+    *reg(device, QUEUE_READY) = 1;
+}
+
+static u64 configuration(volatile u32 *device) {
+    return *reg(device, CONFIGURATION) | (u64)*reg(device, CONFIGURATION + 4) << 32;
+}
+
+static void set_up_disk(const char *words) {
+    volatile u32 *device = find(words, BLOCK, FLUSH | EVENT_IDX);
+    if (!device) {
+        print("no disk on the command line\n");
+        reset();
+    }
+    set_up_queue(&disk_queue, device, 0);
+    *reg(device, STATUS) = 1 | 2 | 8 | 4;
+    capacity = configuration(device);
     for (u16 i = 0; i < DEPTH; i++) {
-        table[3 * i] = (struct descriptor){(u64)&headers[i], 16, NEXT, 3 * i + 1};
-        table[3 * i + 1] = (struct descriptor){(u64)buffers[i], PAGE, NEXT, 3 * i + 2};
-        table[3 * i + 2] = (struct descriptor){(u64)&statuses[i], 1, WRITE, 0};
+        struct descriptor *table = &disk_queue.table[3 * i];
+        table[0] = (struct descriptor){(u64)&headers[i], 16, NEXT, 3 * i + 1};
+        table[1] = (struct descriptor){(u64)buffers[i], PAGE, NEXT, 3 * i + 2};
+        table[2] = (struct descriptor){(u64)&statuses[i], 1, WRITE, 0};
+    }
+}
+
+static void set_up_sockets(const char *words) {
+    static struct queue events __attribute__((aligned(16)));
+    volatile u32 *device = find(words, SOCKETS, EVENT_IDX);
+    if (!device)
+        return;
+    set_up_queue(&rx, device, 0);
+    set_up_queue(&tx, device, 1);
+    set_up_queue(&events, device, 2);
+    *reg(device, STATUS) = 1 | 2 | 8 | 4;
+    cid = configuration(device);
+    for (u16 i = 0; i < DEPTH; i++) {
+        rx.table[i] = (struct descriptor){(u64)buffers[i], sizeof(struct packet) + CHUNK, WRITE, 0};
+        tx.table[2 * i] = (struct descriptor){(u64)&packets[i], sizeof(struct packet), NEXT, 2 * i + 1};
+        tx.table[2 * i + 1] = (struct descriptor){(u64)outgoing, CHUNK, 0, 0};
     }
 }
 
@@ -228,49 +281,160 @@ static u64 random_below(u64 limit) {
     return (state >> 33) % limit;
 }
 
+static void fail(const char *what) {
+    say("FAILED ", what);
+    say(0, 0);
+}
+
+/* Makes the ring's entries up to `end` available. */
+static void publish(struct queue *queue, u16 end) {
+    u16 start = queue->available.index;
+    /* No interrupt: the next one would be half a turn of the index away. */
+    queue->available.used_event = (u16)(queue->used.index + 0x8000);
+    __asm__ volatile("" : : : "memory");
+    queue->available.index = end;
+    __asm__ volatile("mfence" : : : "memory");
+    if ((u16)(end - queue->used.available_event - 1) < (u16)(end - start))
+        *reg(queue->device, QUEUE_NOTIFY) = queue->number;
+}
+
 /* `count` requests of `len` bytes, `depth` at a time. */
-static void phase(const char *name, u32 kind, u32 len, u64 depth, u64 count) {
+static void disk(const char *name, u32 kind, u32 len, u64 depth, u64 count) {
+    struct queue *queue = &disk_queue;
     u64 sequential = 0, places = capacity * SECTOR / len;
     for (u64 i = 0; i < depth; i++) {
         headers[i].kind = kind;
-        table[3 * i + 1].len = len;
-        table[3 * i + 1].flags = kind == IN ? NEXT | WRITE : NEXT;
+        queue->table[3 * i + 1].len = len;
+        queue->table[3 * i + 1].flags = kind == IN ? NEXT | WRITE : NEXT;
     }
     say("BEGIN ", name);
     for (u64 done = 0; done < count; done += depth) {
-        u16 start = available.index;
+        u16 start = queue->available.index;
         for (u64 i = 0; i < depth; i++) {
             u64 place = len == PAGE ? random_below(places) : sequential++ % places;
             headers[i].sector = place * (len / SECTOR);
             statuses[i] = 0xff;
-            available.ring[(u16)(start + i) % QUEUE_SIZE] = (u16)(3 * i);
+            queue->available.ring[(u16)(start + i) % QUEUE_SIZE] = (u16)(3 * i);
         }
-        /* No interrupt: the next one would be half a turn of the index away. */
-        available.used_event = (u16)(start + 0x8000);
-        __asm__ volatile("" : : : "memory");
-        available.index = (u16)(start + depth);
-        __asm__ volatile("mfence" : : : "memory");
-        if ((u16)(available.index - used.available_event - 1) < (u16)depth)
-            *reg(disk, QUEUE_NOTIFY) = 0;
-        while (used.index != available.index)
+        publish(queue, (u16)(start + depth));
+        while (queue->used.index != queue->available.index)
             __asm__ volatile("pause" : : : "memory");
         for (u64 i = 0; i < depth; i++)
-            if (statuses[i]) {
-                say("FAILED ", name);
-                say(0, 0);
-            }
+            if (statuses[i])
+                fail(name);
     }
     say("END ", name);
 }
 
-static void ring3(void) {
-    for (u64 round = 0; round < rounds; round++) {
-        phase("read-4k", IN, PAGE, DEPTH, requests);
-        phase("write-4k", OUT, PAGE, DEPTH, requests);
-        phase("read-128k", IN, LARGE, DEPTH, requests / 16);
-        phase("write-128k", OUT, LARGE, DEPTH, requests / 16);
-        phase("read-4k-single", IN, PAGE, 1, requests / 32);
+static void send(u16 op, u32 len) {
+    while ((u16)(tx.available.index - tx.used.index) >= DEPTH)
+        __asm__ volatile("pause" : : : "memory");
+    u16 start = tx.available.index, slot = start % DEPTH;
+    packets[slot] = (struct packet){
+        .from = cid, .to = HOST_CID, .from_port = port, .to_port = PORT, .len = len,
+        .type = STREAM, .op = op, .buf_alloc = CREDIT, .fwd_cnt = received,
+    };
+    tx.table[2 * slot].flags = len ? NEXT : 0;
+    tx.table[2 * slot + 1].len = len;
+    tx.available.ring[start % QUEUE_SIZE] = (u16)(2 * slot);
+    told = received;
+    sent += len;
+    publish(&tx, (u16)(start + 1));
+}
+
+/* Takes what the host sent; gives the buffers back. */
+static void receive(void) {
+    static u16 seen;
+    u16 end = rx.available.index;
+    for (; seen != rx.used.index; seen++) {
+        u32 id = rx.used.ring[seen % QUEUE_SIZE].id;
+        struct packet *packet = (struct packet *)buffers[id];
+        if (packet->to_port == port) { /* not one of before */
+            if (packet->op == RST)
+                fail("connection");
+            if (packet->op == RESPONSE)
+                connected = 1;
+            if (packet->op == RW)
+                received += packet->len;
+            host_alloc = packet->buf_alloc;
+            host_took = packet->fwd_cnt;
+        }
+        rx.available.ring[end++ % QUEUE_SIZE] = (u16)id;
     }
+    if (end != rx.available.index)
+        publish(&rx, end);
+    if (received - told > CREDIT / 4)
+        send(CREDIT_UPDATE, 0);
+    __asm__ volatile("pause" : : : "memory");
+}
+
+static void wait_for(u32 bytes) {
+    while (received < bytes)
+        receive();
+}
+
+/* A connection of its own, which the host is told the purpose of by its first byte and greets with one. */
+static void open_stream(u8 purpose) {
+    sent = received = told = 0;
+    connected = 0;
+    port++;
+    send(REQUEST, 0);
+    while (!connected)
+        receive();
+    outgoing[0] = purpose;
+    send(RW, 1);
+    wait_for(1);
+}
+
+static void stream_out(const char *name, u64 count) {
+    open_stream('o');
+    say("BEGIN ", name);
+    for (u64 i = 0; i < count; i++) {
+        while (sent - host_took + CHUNK > host_alloc)
+            receive();
+        send(RW, CHUNK);
+    }
+    wait_for(2);
+    say("END ", name);
+    send(RST, 0);
+}
+
+static void stream_in(const char *name, u64 count) {
+    open_stream('i');
+    say("BEGIN ", name);
+    wait_for((u32)(1 + count * CHUNK));
+    say("END ", name);
+    send(RST, 0);
+}
+
+static void round_trips(const char *name, u64 count) {
+    open_stream('p');
+    say("BEGIN ", name);
+    for (u32 i = 0; i < count; i++) {
+        send(RW, 1);
+        wait_for(i + 2);
+    }
+    say("END ", name);
+    send(RST, 0);
+}
+
+static void sockets(void) {
+    for (u16 i = 0; i < DEPTH; i++)
+        rx.available.ring[i] = i;
+    publish(&rx, DEPTH);
+    stream_out("stream-out", requests / (CHUNK / PAGE));
+    stream_in("stream-in", requests / (CHUNK / PAGE));
+    round_trips("round-trip", requests / 32);
+}
+
+static void ring3(void) {
+    disk("read-4k", IN, PAGE, DEPTH, requests);
+    disk("write-4k", OUT, PAGE, DEPTH, requests);
+    disk("read-128k", IN, LARGE, DEPTH, requests / 16);
+    disk("write-128k", OUT, LARGE, DEPTH, requests / 16);
+    disk("read-4k-single", IN, PAGE, 1, requests / 32);
+    if (cid)
+        sockets();
     say(0, 0);
 }
 
@@ -278,10 +442,8 @@ void kernel(const u8 *start_info) {
     const char *words = *(const char *const *)(start_info + 0x18), *value;
     if ((value = after(words, "requests=")))
         requests = number(value, 10);
-    if ((value = after(words, "rounds=")))
-        rounds = number(value, 10);
-    find_disk(words);
-    set_up_disk();
+    set_up_disk(words);
+    set_up_sockets(words);
     set_up_rings();
     enter_ring3((u64)ring3, (u64)user_stack + sizeof user_stack - 8);
 }
