@@ -1,6 +1,7 @@
 //! How a device interrupts the guest: an eventfd that the VMM binds to a GSI (irqfd), and the status
 //! bits that virtio-mmio shows beside it (virtio 1.2, 4.2.2 InterruptStatus).
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use virtio_bindings::virtio_config::VIRTIO_CONFIG_S_NEEDS_RESET;
@@ -16,6 +17,9 @@ pub const STATUS_USED_BUFFER: u32 = 1;
 /// The configuration or the device status changed (InterruptStatus bit 1).
 pub const STATUS_CONFIG_CHANGE: u32 = 2;
 
+/// Raises a line and lowers it again; tells whether it could.
+pub type Pulse = Box<dyn Fn() -> bool + Send + Sync>;
+
 /// The interrupt of one virtio device. Shared between its worker, which raises it, and its transport,
 /// which shows and acknowledges its status; neither takes a lock.
 pub struct Interrupt {
@@ -25,6 +29,7 @@ pub struct Interrupt {
     generation: AtomicU32,
     needs_reset: AtomicBool,
     line: EventFd,
+    pulse: OnceLock<Pulse>,
     /// Where the guest reads the status, instead of from here.
     page: Option<RegisterPage>,
 }
@@ -41,6 +46,7 @@ impl Interrupt {
             generation: AtomicU32::new(0),
             needs_reset: AtomicBool::new(false),
             line: EventFd::new(EFD_NONBLOCK)?,
+            pulse: OnceLock::new(),
             page: None,
         })
     }
@@ -57,6 +63,12 @@ impl Interrupt {
     /// The eventfd to bind to the device's GSI.
     pub fn line(&self) -> &EventFd {
         &self.line
+    }
+
+    /// From here on the device raises its line by `pulse`, and by the eventfd only where that fails. For hosts that hand
+    /// what is written to the eventfd to another thread first, as KVM does for lines of an IOAPIC. Only the first one counts.
+    pub fn raise_by(&self, pulse: Pulse) {
+        let _ = self.pulse.set(pulse);
     }
 
     /// Tells the driver that a used ring has grown.
@@ -127,14 +139,34 @@ impl Interrupt {
 
     fn raise(&self, bits: u32) {
         self.status_word().fetch_or(bits.to_le(), Ordering::SeqCst);
-        // Fails only when the counter is full: then the line is up already.
-        let _ = self.line.write(1);
+        if !self.pulse.get().is_some_and(|pulse| pulse()) {
+            // Fails only when the counter is full: then the line is up already.
+            let _ = self.line.write(1);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pulse_takes_the_place_of_the_eventfd_while_it_works() {
+        use std::sync::Arc;
+        let irq = Interrupt::new().unwrap();
+        let (pulses, works) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicBool::new(true)));
+        let (counted, working) = (Arc::clone(&pulses), Arc::clone(&works));
+        irq.raise_by(Box::new(move || {
+            counted.fetch_add(1, Ordering::SeqCst);
+            working.load(Ordering::SeqCst)
+        }));
+        irq.used_buffer();
+        assert_eq!((pulses.load(Ordering::SeqCst), irq.status()), (1, STATUS_USED_BUFFER));
+        assert!(irq.line().read().is_err(), "the line was raised twice");
+        works.store(false, Ordering::SeqCst);
+        irq.used_buffer();
+        assert_eq!((pulses.load(Ordering::SeqCst), irq.line().read().unwrap()), (2, 1));
+    }
 
     #[test]
     fn bits_stay_until_acknowledged() {

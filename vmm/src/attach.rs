@@ -12,7 +12,7 @@ use devices::virtio::{MmioTransport, VirtioDevice};
 use kvm_ioctls::{IoEventAddress, VmFd};
 use vm_memory::GuestMemoryMmap;
 
-use crate::arch::slots;
+use crate::arch::{self, slots};
 
 /// The slot of each device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +106,8 @@ pub fn attach<D: VirtioDevice + 'static>(
             .map_err(AttachError::Transport)?;
     vm.register_irqfd(transport.interrupt().line(), slot.gsi())
         .map_err(|e| AttachError::Kvm("KVM_IRQFD", e))?;
+    let edge = arch::edge(vm, slot.gsi()).map_err(AttachError::Transport)?;
+    transport.interrupt().raise_by(edge);
     let notify = IoEventAddress::Mmio(slot.base() + QUEUE_NOTIFY);
     let device = device.lock().unwrap_or_else(PoisonError::into_inner);
     for (index, kick) in device.kicks().iter().enumerate() {

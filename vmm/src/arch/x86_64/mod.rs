@@ -6,7 +6,7 @@ mod probe;
 mod registers;
 
 pub use cpuid::CpuTemplate;
-pub use interrupts::create_interrupt_controller;
+pub use interrupts::{create_interrupt_controller, edge};
 pub use probe::{is_software_host, kvm_modules_are_real, probe_kernel_mode};
 pub use registers::{configure_vcpu, instruction_pointer};
 
