@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use devices::Interrupt;
-use devices::virtio::blk::request::{Limits, Request};
+use devices::virtio::blk::request::{Guest, Limits, Request};
 use devices::virtio::blk::{CompositeDisk, Content, Extent};
 use devices::virtio::testing::{DriverQueue, guest_memory};
 use devices::virtio::{Chain, QueueError};
@@ -60,8 +60,8 @@ fn chain(memory: &vm_memory::GuestMemoryMmap) -> Chain {
 #[divan::bench]
 fn request_parse(bencher: Bencher<'_, '_>) {
     let memory = guest_memory();
-    let chain = chain(&memory);
-    bencher.bench_local(|| Request::parse(black_box(&chain), &memory, &LIMITS).unwrap().data_len);
+    let (chain, mut guest) = (chain(&memory), Guest::new(memory.clone()));
+    bencher.bench_local(|| Request::parse(black_box(&chain), &mut guest, &LIMITS).unwrap().data_len);
 }
 
 #[divan::bench(args = [1, 20, 128])]

@@ -17,6 +17,24 @@ pub struct Buffer {
     pub len: u32,
 }
 
+/// Why a buffer cannot follow those of a chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Misfit {
+    /// All together are 4 GiB or more.
+    Long,
+    /// The device shall read it, but write the one before it.
+    Order,
+}
+
+impl Misfit {
+    pub(super) fn of(self, head: u16) -> QueueError {
+        match self {
+            Self::Long => QueueError::BrokenChain { head },
+            Self::Order => QueueError::Order { head },
+        }
+    }
+}
+
 /// One request of the driver, checked: every buffer lies in guest memory, and together they are at most
 /// 4 GiB less one byte (virtio 1.2, 2.7.5.2).
 #[derive(Debug, Default)]
@@ -25,7 +43,8 @@ pub struct Chain {
     /// Buffers `[..readable]` are the device's to read, the rest are the device's to write.
     readable: usize,
     readable_len: u32,
-    writable_len: u32,
+    /// Bytes of all of them.
+    len: u32,
     count: usize,
     inline: [Buffer; INLINE],
     /// All buffers, once there are more than `INLINE`.
@@ -36,37 +55,37 @@ impl Chain {
     /// Makes it an empty chain that begins at `head`; what was allocated stays.
     pub(super) fn restart(&mut self, head: u16) {
         self.head = head;
-        (self.count, self.readable, self.readable_len, self.writable_len) = (0, 0, 0, 0);
+        (self.count, self.readable, self.readable_len, self.len) = (0, 0, 0, 0);
         self.spill.clear();
     }
 
     /// Appends a buffer that is known to lie in guest memory.
-    pub(super) fn push(&mut self, buffer: Buffer, writable: bool) -> Result<(), QueueError> {
-        let head = self.head;
-        if !writable && self.writable_len > 0 {
-            return Err(QueueError::Order { head });
-        }
-        let total = self.readable_len.checked_add(self.writable_len).and_then(|n| n.checked_add(buffer.len));
-        if total.is_none() {
-            return Err(QueueError::BrokenChain { head });
-        }
-        if self.count < INLINE {
-            self.inline[self.count] = buffer;
+    #[inline(always)]
+    pub(super) fn push(&mut self, buffer: Buffer, writable: bool) -> Result<(), Misfit> {
+        let before = self.len;
+        self.len = before.checked_add(buffer.len).ok_or(Misfit::Long)?;
+        if let Some(place) = self.inline.get_mut(self.count) {
+            *place = buffer;
         } else {
-            if self.spill.is_empty() {
-                self.spill.reserve(4 * INLINE);
-                self.spill.extend_from_slice(&self.inline);
-            }
-            self.spill.push(buffer);
+            self.spill(buffer);
         }
         self.count += 1;
-        if writable {
-            self.writable_len += buffer.len;
-        } else {
-            self.readable += 1;
-            self.readable_len += buffer.len;
+        if !writable {
+            if self.readable_len != before {
+                return Err(Misfit::Order);
+            }
+            (self.readable, self.readable_len) = (self.count, self.len);
         }
         Ok(())
+    }
+
+    #[cold]
+    fn spill(&mut self, buffer: Buffer) {
+        if self.spill.is_empty() {
+            self.spill.reserve(4 * INLINE);
+            self.spill.extend_from_slice(&self.inline);
+        }
+        self.spill.push(buffer);
     }
 
     /// Index of the first descriptor.
@@ -74,8 +93,9 @@ impl Chain {
         self.head
     }
 
+    #[inline]
     fn buffers(&self) -> &[Buffer] {
-        if self.spill.is_empty() { &self.inline[..self.count] } else { &self.spill }
+        self.inline.get(..self.count).unwrap_or(&self.spill)
     }
 
     /// The buffers the device reads, in order.
@@ -95,7 +115,7 @@ impl Chain {
 
     /// Bytes the device may write.
     pub fn writable_len(&self) -> u64 {
-        u64::from(self.writable_len)
+        u64::from(self.len - self.readable_len)
     }
 
     /// How many buffers the chain has.
@@ -205,6 +225,6 @@ mod tests {
         let mut chain = Chain::default();
         let half = Buffer { addr: GuestAddress(0), len: 1 << 31 };
         chain.push(half, false).unwrap();
-        assert!(matches!(chain.push(half, true), Err(QueueError::BrokenChain { head: 0 })));
+        assert_eq!(chain.push(half, true), Err(Misfit::Long));
     }
 }

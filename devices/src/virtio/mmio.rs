@@ -24,6 +24,7 @@ use virtio_bindings::virtio_mmio::{
     VIRTIO_MMIO_SHM_BASE_LOW, VIRTIO_MMIO_SHM_LEN_HIGH, VIRTIO_MMIO_SHM_LEN_LOW, VIRTIO_MMIO_STATUS,
     VIRTIO_MMIO_VENDOR_ID, VIRTIO_MMIO_VERSION,
 };
+use virtio_bindings::virtio_ring::VIRTIO_RING_F_INDIRECT_DESC;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -115,7 +116,11 @@ impl MmioTransport {
         let device_id = locked.device_id();
         let kicks = locked.kicks().iter().map(EventFd::try_clone).collect::<Result<Vec<_>, _>>()?;
         let at_once = (0..kicks.len()).map(|index| locked.serves_at_once(index)).collect();
-        let registers = Mutex::new(Registers::new(locked.features() | platform, locked.queue_max_sizes()));
+        let mut registers = Registers::new(locked.features() | platform, locked.queue_max_sizes());
+        if !locked.offers_indirect() {
+            registers.withdraw(1 << VIRTIO_RING_F_INDIRECT_DESC);
+        }
+        let registers = Mutex::new(registers);
         drop(locked);
         let interrupt = Arc::new(Interrupt::new()?.shown(page.clone()));
         let acknowledged = EventFd::new(EFD_NONBLOCK)?;
@@ -187,7 +192,11 @@ impl MmioTransport {
     }
 
     fn activate(&self, registers: &Registers) {
-        let queue = |queue| Virtqueue::new(queue, self.memory.clone(), Arc::clone(&self.interrupt));
+        let indirect = registers.features() & 1 << VIRTIO_RING_F_INDIRECT_DESC != 0;
+        let queue = |queue| {
+            let queue = Virtqueue::new(queue, self.memory.clone(), Arc::clone(&self.interrupt));
+            if indirect { queue } else { queue.without_indirect() }
+        };
         let activation = Activation {
             memory: self.memory.clone(),
             queues: registers.queues(&self.memory).map(|q| q.map(queue)).collect(),
@@ -230,8 +239,8 @@ impl MmioTransport {
                 let Some((kick, at_once)) = self.kicks.get(index).zip(self.at_once.get(index)) else {
                     return;
                 };
-                if *at_once {
-                    lock(&self.device).serve(index);
+                if *at_once && let Ok(mut device) = self.device.try_lock() {
+                    device.serve(index);
                 } else {
                     // Fails only when the counter is full: then the device has a kick to come.
                     let _ = kick.write(1);

@@ -8,6 +8,7 @@ pub mod balloon;
 pub mod blk;
 mod chain;
 pub mod console;
+mod last_region;
 pub mod mmio;
 pub mod queue;
 mod ring;
@@ -73,8 +74,15 @@ pub trait VirtioDevice: Send {
     /// Device id (virtio 1.2, section 5), see [`device_id`].
     fn device_id(&self) -> u32;
 
-    /// Feature bits that the device offers; the transport adds VERSION_1, RING_EVENT_IDX and INDIRECT_DESC.
+    /// Feature bits that the device offers; the transport adds VERSION_1, RING_EVENT_IDX and, if the device
+    /// [wants it](Self::offers_indirect), INDIRECT_DESC.
     fn features(&self) -> u64;
+
+    /// Whether INDIRECT_DESC is offered. A driver that has it makes a table for every request of more than one buffer:
+    /// memory to allocate, write, look up and free again, where a larger queue would do.
+    fn offers_indirect(&self) -> bool {
+        true
+    }
 
     /// The largest size of each queue, a power of two each.
     fn queue_max_sizes(&self) -> &[u16];
@@ -83,12 +91,13 @@ pub trait VirtioDevice: Send {
     fn kicks(&self) -> &[EventFd];
 
     /// Whether notifications of queue `index` are served on the vCPU that makes them, by [`serve`](Self::serve), instead
-    /// of by a kick: for queues whose driver waits for the answer, as Linux does when it transmits to a console.
+    /// of by a kick: for queues whose driver waits for the answer, as Linux does when it transmits to a console, and for
+    /// answers that take less time than waking another thread. While another thread has the device they are kicks.
     fn serves_at_once(&self, _index: usize) -> bool {
         false
     }
 
-    /// Serves queue `index` now. Must not wait for anything.
+    /// Serves queue `index` now. Must not wait for anything, nor take long: what is more than that it leaves to a kick.
     fn serve(&mut self, _index: usize) {}
 
     /// Fills `data` from the device's configuration space; bytes past its end are zero.

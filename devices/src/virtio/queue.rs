@@ -31,7 +31,7 @@ pub enum QueueError {
         /// Index of the first descriptor.
         head: u16,
     },
-    /// An indirect table that is empty, ragged, nested, or not the last of its chain (2.7.5.3).
+    /// An indirect table that is empty, ragged, nested, not the last of its chain, or was not negotiated (2.7.5.3).
     #[error("chain {head} has a bad indirect table")]
     Indirect {
         /// Index of the first descriptor.
@@ -74,6 +74,17 @@ pub struct Layout {
     pub device: u64,
 }
 
+/// What a device did with a chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Served {
+    /// It is done, and so many bytes of its writable part were filled.
+    Answered(u32),
+    /// It is under way.
+    Kept,
+    /// Nothing yet.
+    Left,
+}
+
 /// A split virtqueue in use by its device.
 pub struct Virtqueue {
     ring: Ring,
@@ -87,6 +98,13 @@ impl Virtqueue {
     /// Takes over a queue that [`check`](Self::check) accepts.
     pub fn new(queue: Queue, memory: GuestMemoryMmap, interrupt: Arc<Interrupt>) -> Self {
         Self { ring: Ring::new(&queue), memory, interrupt, chain: Chain::default() }
+    }
+
+    /// The same for a driver that did not negotiate indirect tables, and must not use any (2.7.5.3.1).
+    #[must_use]
+    pub fn without_indirect(mut self) -> Self {
+        self.ring.refuse_indirect();
+        self
     }
 
     /// Whether a queue can be used: its parts lie in guest memory, each in one region of it. Size and
@@ -125,31 +143,38 @@ impl Virtqueue {
         limit: u16,
         mut serve: impl FnMut(&GuestMemoryMmap, &Chain) -> Result<u32, E>,
     ) -> Result<bool, E> {
-        self.drain_some(limit, |memory, chain| serve(memory, chain).map(Some))
+        self.drain_some(limit, |memory, chain| serve(memory, chain).map(Served::Answered))
     }
 
-    /// The same for a device that cannot answer every chain at once: where `serve` returns nothing the chain stays out,
-    /// to be given back later with [`give_back`](Self::give_back).
+    /// The same for a device that cannot answer every chain at once: a chain that `serve` has [kept](Served::Kept) is
+    /// given back later with [`give_back`](Self::give_back), one that it has [left](Served::Left) is there again the next
+    /// time, as if `limit` had been reached before it.
     ///
     /// # Errors
     /// What `serve` gave, or when the driver broke a rule; the queue cannot go on.
     pub fn drain_some<E: From<QueueError>>(
         &mut self,
         limit: u16,
-        mut serve: impl FnMut(&GuestMemoryMmap, &Chain) -> Result<Option<u32>, E>,
+        mut serve: impl FnMut(&GuestMemoryMmap, &Chain) -> Result<Served, E>,
     ) -> Result<bool, E> {
         let Self { ring, memory, interrupt, chain } = self;
         let areas = Areas::locate(memory, ring)?;
         let mut left = limit;
         loop {
-            ring.disable_kicks(&areas)?;
+            ring.disable_kicks(&areas);
             while left > 0 && ring.pop(&areas, memory, chain)? {
-                if let Some(written) = serve(memory, chain)? {
-                    ring.complete(&areas, chain.head(), written)?;
+                match serve(memory, chain)? {
+                    Served::Answered(written) => ring.complete(&areas, chain.head(), written),
+                    Served::Kept => {}
+                    Served::Left => {
+                        ring.unpop();
+                        left = 0;
+                        break;
+                    }
                 }
                 left -= 1;
             }
-            if ring.wants_interrupt(&areas)? {
+            if ring.wants_interrupt(&areas) {
                 interrupt.used_buffer();
             }
             if left == 0 {
@@ -185,7 +210,8 @@ impl Virtqueue {
     /// When the used ring is no longer guest memory.
     pub fn give_back(&mut self, head: u16, written: u32) -> Result<(), QueueError> {
         let areas = Areas::locate(&self.memory, &self.ring)?;
-        self.ring.complete(&areas, head, written)
+        self.ring.complete(&areas, head, written);
+        Ok(())
     }
 
     /// Interrupts the guest if it asked to be told of what was completed (2.7.7). Once per batch.
@@ -194,7 +220,7 @@ impl Virtqueue {
     /// When the ring is no longer guest memory.
     pub fn notify(&mut self) -> Result<(), QueueError> {
         let areas = Areas::locate(&self.memory, &self.ring)?;
-        if self.ring.wants_interrupt(&areas)? {
+        if self.ring.wants_interrupt(&areas) {
             self.interrupt.used_buffer();
         }
         Ok(())
@@ -206,7 +232,8 @@ impl Virtqueue {
     /// When the ring is no longer guest memory.
     pub fn disable_kicks(&mut self) -> Result<(), QueueError> {
         let areas = Areas::locate(&self.memory, &self.ring)?;
-        self.ring.disable_kicks(&areas)
+        self.ring.disable_kicks(&areas);
+        Ok(())
     }
 
     /// Asks for kicks again; true when chains arrived in between, so that the caller drains once more.

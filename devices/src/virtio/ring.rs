@@ -6,57 +6,88 @@
 //!   device area:     flags u16 | idx u16 | ring size x { id, len u32 } | avail_event u16
 //! ```
 
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
 
-use virtio_bindings::virtio_ring::{VRING_AVAIL_F_NO_INTERRUPT, VRING_USED_F_NO_NOTIFY};
-use virtio_queue::desc::split::Descriptor;
-use virtio_queue::{Error as RingError, Queue, QueueT};
-use vm_memory::{
-    Address, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, VolatileSlice,
+use virtio_bindings::virtio_ring::{
+    VRING_AVAIL_F_NO_INTERRUPT, VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE,
+    VRING_USED_F_NO_NOTIFY,
 };
+use virtio_queue::{Error as RingError, Queue, QueueT};
+use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, VolatileSlice};
 
 use super::chain::{Buffer, Chain};
+use super::last_region::LastRegion;
 use super::queue::{Layout, QueueError};
 
 const DESCRIPTOR_SIZE: u32 = 16;
 const USED_ELEMENT_SIZE: usize = 8;
-/// Both rings begin with `flags` and `idx`.
-const IDX: usize = 2;
+/// Both rings begin with `flags` and `idx`, words of two bytes, before their entries.
+const FLAGS: usize = 0;
+const IDX: usize = 1;
+const ENTRIES: usize = 2;
 const HEADER: usize = 4;
 
 /// The three areas, located in guest memory once per batch so that an access is a bounds check and a load.
 pub(super) struct Areas<'m> {
-    descriptors: VolatileSlice<'m>,
-    driver: VolatileSlice<'m>,
-    device: VolatileSlice<'m>,
+    /// Two words each.
+    descriptors: &'m [[AtomicU64; 2]],
+    /// `flags`, `idx`, the ring, `used_event`.
+    driver: &'m [AtomicU16],
+    /// `flags`, `idx`.
+    device: &'m [AtomicU16],
+    /// `id`, `len`.
+    used: &'m [[AtomicU32; 2]],
+    avail_event: &'m [AtomicU16],
 }
 
 impl<'m> Areas<'m> {
-    /// Finds the areas; each must lie in one region of guest memory.
+    /// Finds the areas; each must lie in one region of guest memory, aligned (2.7).
     pub(super) fn locate(memory: &'m GuestMemoryMmap, ring: &Ring) -> Result<Self, QueueError> {
         let size = usize::from(ring.size);
-        let find = |addr: GuestAddress, len: usize| {
-            GuestMemoryBackend::get_slice(memory, addr, len)
-                .map_err(|e| QueueError::Ring(RingError::GuestMemory(e)))
-        };
+        let whole = HEADER + USED_ELEMENT_SIZE * size;
+        GuestMemoryBackend::get_slice(memory, ring.device, whole + 2)
+            .map_err(|e| QueueError::Ring(RingError::GuestMemory(e)))?;
         Ok(Self {
-            descriptors: find(ring.descriptors, size * DESCRIPTOR_SIZE as usize)?,
-            driver: find(ring.driver, HEADER + 2 * size + 2)?,
-            device: find(ring.device, HEADER + USED_ELEMENT_SIZE * size + 2)?,
+            descriptors: words(memory, ring.descriptors, 0, size)?,
+            driver: words(memory, ring.driver, 0, ENTRIES + size + 1)?,
+            device: words(memory, ring.device, 0, ENTRIES)?,
+            used: words(memory, ring.device, HEADER, size)?,
+            avail_event: words(memory, ring.device, whole, 1)?,
         })
     }
 }
 
-fn load(area: &VolatileSlice<'_>, offset: usize, order: Ordering) -> Result<u16, QueueError> {
-    area.load(offset, order).map(u16::from_le).map_err(volatile)
+/// Atomic words, of one or more: any bits are such.
+trait Words {}
+
+impl Words for AtomicU16 {}
+impl Words for [AtomicU32; 2] {}
+impl Words for [AtomicU64; 2] {}
+
+/// The `count` words at byte `offset` of an area. The guest may change them at any time, so that they are atomics here.
+fn words<T: Words>(
+    memory: &GuestMemoryMmap,
+    area: GuestAddress,
+    offset: usize,
+    count: usize,
+) -> Result<&[T], QueueError> {
+    let bad = |e| QueueError::Ring(RingError::GuestMemory(e));
+    let area = area.checked_add(offset as u64).ok_or(QueueError::Ring(RingError::AddressOverflow))?;
+    let slice = GuestMemoryBackend::get_slice(memory, area, count * size_of::<T>()).map_err(bad)?;
+    let first = slice.ptr_guard_mut().as_ptr().cast::<T>();
+    if !first.is_aligned() {
+        return Err(QueueError::Buffer { addr: area.0, len: slice.len() as u64 });
+    }
+    // SAFETY: the range lies in `memory`, which stays mapped for as long as it is borrowed; it is aligned, any bits are a
+    // valid atomic, and this process touches rings in no other way while a device serves them.
+    Ok(unsafe { std::slice::from_raw_parts(first, count) })
 }
 
-fn store(area: &VolatileSlice<'_>, offset: usize, value: u16, order: Ordering) -> Result<(), QueueError> {
-    area.store(value.to_le(), offset, order).map_err(volatile)
-}
-
-fn volatile(e: vm_memory::VolatileMemoryError) -> QueueError {
-    QueueError::Ring(RingError::VolatileMemoryError(e))
+/// A descriptor's address, length, flags and next.
+fn fields([addr, rest]: [u64; 2]) -> (GuestAddress, u32, u32, u16) {
+    let [a, b, c, d, f, g, m, n] = rest.to_le_bytes();
+    let (len, flags) = (u32::from_le_bytes([a, b, c, d]), u32::from(u16::from_le_bytes([f, g])));
+    (GuestAddress(addr), len, flags, u16::from_le_bytes([m, n]))
 }
 
 /// What the driver set up, and how far the device has come.
@@ -71,6 +102,9 @@ pub(super) struct Ring {
     driver: GuestAddress,
     device: GuestAddress,
     event_idx: bool,
+    /// Whether the driver may use indirect tables.
+    indirect: bool,
+    region: LastRegion,
     /// Index of the next chain to take.
     next_avail: u16,
     /// The driver's index as last read: everything before it may be taken without another look.
@@ -89,11 +123,18 @@ impl Ring {
             driver: GuestAddress(queue.avail_ring()),
             device: GuestAddress(queue.used_ring()),
             event_idx: queue.event_idx_enabled(),
+            indirect: true,
+            region: LastRegion::default(),
             next_avail: queue.next_avail(),
             known_avail: queue.next_avail(),
             next_used: queue.next_used(),
             added: 0,
         }
+    }
+
+    /// From here on a chain with an indirect table is a broken one.
+    pub(super) fn refuse_indirect(&mut self) {
+        self.indirect = false;
     }
 
     pub(super) fn layout(&self) -> Layout {
@@ -112,7 +153,7 @@ impl Ring {
     /// Whether the driver has made anything available (2.7.13.3). More chains out than the queue has entries, those
     /// included that were not given back yet, are a driver out of its mind, or hostile.
     fn look(&mut self, areas: &Areas<'_>) -> Result<bool, QueueError> {
-        self.known_avail = load(&areas.driver, IDX, Ordering::Acquire)?;
+        self.known_avail = u16::from_le(areas.driver[IDX].load(Ordering::Acquire));
         let out = self.next_avail.wrapping_sub(self.next_used);
         let pending = self.known_avail.wrapping_sub(self.next_avail);
         if out.checked_add(pending).is_none_or(|all| all > self.size) {
@@ -121,7 +162,7 @@ impl Ring {
         Ok(pending > 0)
     }
 
-    /// Takes the next chain, into `chain`; false when there is none.
+    /// Takes the next chain, into `chain`; false when there is none. `memory` is the same with every call.
     pub(super) fn pop(
         &mut self,
         areas: &Areas<'_>,
@@ -131,7 +172,7 @@ impl Ring {
         if self.known_avail == self.next_avail && !self.look(areas)? {
             return Ok(false);
         }
-        let head = load(&areas.driver, HEADER + 2 * self.slot(self.next_avail), Ordering::Relaxed)?;
+        let head = u16::from_le(areas.driver[ENTRIES + self.slot(self.next_avail)].load(Ordering::Relaxed));
         chain.restart(head);
         self.walk(areas, memory, chain)?;
         self.next_avail = self.next_avail.wrapping_add(1);
@@ -142,101 +183,124 @@ impl Ring {
         self.next_avail = self.next_avail.wrapping_sub(1);
     }
 
-    /// Follows a chain through the table and at most one indirect table (2.7.5.3). Each descriptor is read
-    /// once; what it says is checked before it is believed.
-    fn walk(&self, areas: &Areas<'_>, memory: &GuestMemoryMmap, chain: &mut Chain) -> Result<(), QueueError> {
+    /// Follows a chain through the table and at most one indirect table (2.7.5.3).
+    fn walk(
+        &mut self,
+        areas: &Areas<'_>,
+        memory: &GuestMemoryMmap,
+        chain: &mut Chain,
+    ) -> Result<(), QueueError> {
         let head = chain.head();
-        let broken = || QueueError::BrokenChain { head };
-        let mut table = areas.descriptors;
-        let mut entries = u32::from(self.size);
-        let mut indirect = false;
-        let mut index = head;
-        // One more than the longest chain: the descriptor of an indirect table is not a buffer.
-        for _ in 0..=self.longest {
-            if u32::from(index) >= entries {
-                return Err(broken());
-            }
-            let descriptor: Descriptor =
-                table.read_obj(usize::from(index) * DESCRIPTOR_SIZE as usize).map_err(volatile)?;
-            let (addr, len) = (descriptor.addr(), descriptor.len());
-            if descriptor.refers_to_indirect_table() {
-                if indirect || descriptor.has_next() || len == 0 || len % DESCRIPTOR_SIZE != 0 {
-                    return Err(QueueError::Indirect { head });
-                }
-                table = GuestMemoryBackend::get_slice(memory, addr, len as usize)
-                    .map_err(|_| QueueError::Buffer { addr: addr.0, len: u64::from(len) })?;
-                (entries, indirect, index) = (len / DESCRIPTOR_SIZE, true, 0);
-                continue;
+        let descriptor = |index: u16| {
+            let words = areas.descriptors.get(usize::from(index))?;
+            Some(words.each_ref().map(|word| u64::from_le(word.load(Ordering::Relaxed))))
+        };
+        let Some((addr, len)) = self.follow(memory, chain, head, descriptor)? else { return Ok(()) };
+        if !self.indirect || len == 0 || !len.is_multiple_of(DESCRIPTOR_SIZE) {
+            return Err(QueueError::Indirect { head });
+        }
+        let table = GuestMemoryBackend::get_slice(memory, addr, len as usize)
+            .map_err(|_| QueueError::Buffer { addr: addr.0, len: u64::from(len) })?;
+        match self.follow(memory, chain, 0, |index| indirect_descriptor(&table, index))? {
+            None => Ok(()),
+            Some(_) => Err(QueueError::Indirect { head }),
+        }
+    }
+
+    /// Follows a chain through one table, from `index` on, to its end or to an indirect table, whose place and length it
+    /// gives. Each descriptor is read once; what it says is checked before it is believed.
+    #[inline(always)]
+    fn follow(
+        &mut self,
+        memory: &GuestMemoryMmap,
+        chain: &mut Chain,
+        mut index: u16,
+        descriptor: impl Fn(u16) -> Option<[u64; 2]>,
+    ) -> Result<Option<(GuestAddress, u32)>, QueueError> {
+        let head = chain.head();
+        loop {
+            // No buffer more than the longest chain has; one more descriptor may be that of an indirect table.
+            let (addr, len, flags, next) = fields(descriptor(index).ok_or(QueueError::BrokenChain { head })?);
+            if flags & VRING_DESC_F_INDIRECT != 0 {
+                let last = flags & VRING_DESC_F_NEXT == 0;
+                return if last { Ok(Some((addr, len))) } else { Err(QueueError::Indirect { head }) };
             }
             if chain.count() >= usize::from(self.longest) {
-                return Err(broken());
+                return Err(QueueError::BrokenChain { head });
             }
-            if len == 0 || !is_memory(memory, addr, len) {
+            if len == 0 || !self.is_memory(memory, addr, len) {
                 return Err(QueueError::Buffer { addr: addr.0, len: u64::from(len) });
             }
-            chain.push(Buffer { addr, len }, descriptor.is_write_only())?;
-            if !descriptor.has_next() {
-                return Ok(());
+            chain
+                .push(Buffer { addr, len }, flags & VRING_DESC_F_WRITE != 0)
+                .map_err(|misfit| misfit.of(head))?;
+            if flags & VRING_DESC_F_NEXT == 0 {
+                return Ok(None);
             }
-            index = descriptor.next();
+            index = next;
         }
-        Err(broken())
+    }
+
+    /// Whether a buffer lies in guest memory: nearly always in one region, which is quickly seen.
+    #[inline(always)]
+    fn is_memory(&mut self, memory: &GuestMemoryMmap, addr: GuestAddress, len: u32) -> bool {
+        self.region.find(memory, addr, len).is_some()
+            || GuestMemoryBackend::check_range(memory, addr, len as usize)
     }
 
     /// Writes a used element, then shows it (2.7.14).
-    pub(super) fn complete(&mut self, areas: &Areas<'_>, head: u16, written: u32) -> Result<(), QueueError> {
-        let element = HEADER + USED_ELEMENT_SIZE * self.slot(self.next_used);
-        areas.device.store(u32::from(head).to_le(), element, Ordering::Relaxed).map_err(volatile)?;
-        areas.device.store(written.to_le(), element + 4, Ordering::Relaxed).map_err(volatile)?;
+    pub(super) fn complete(&mut self, areas: &Areas<'_>, head: u16, written: u32) {
+        let [id, len] = &areas.used[self.slot(self.next_used)];
+        id.store(u32::from(head).to_le(), Ordering::Relaxed);
+        len.store(written.to_le(), Ordering::Relaxed);
         self.next_used = self.next_used.wrapping_add(1);
         self.added = self.added.saturating_add(1);
-        store(&areas.device, IDX, self.next_used, Ordering::Release)
+        areas.device[IDX].store(self.next_used.to_le(), Ordering::Release);
     }
 
     /// Whether the driver wants an interrupt for what was given back since this was last asked (2.7.7).
-    pub(super) fn wants_interrupt(&mut self, areas: &Areas<'_>) -> Result<bool, QueueError> {
+    pub(super) fn wants_interrupt(&mut self, areas: &Areas<'_>) -> bool {
         let added = std::mem::take(&mut self.added);
         if added == 0 {
-            return Ok(false);
+            return false;
         }
         // The used index must be visible before the driver's wish is read: the driver does the opposite.
         fence(Ordering::SeqCst);
         if self.event_idx {
-            let event = load(&areas.driver, HEADER + 2 * usize::from(self.size), Ordering::Relaxed)?;
-            Ok(self.next_used.wrapping_sub(event).wrapping_sub(1) < added)
+            let used_event = ENTRIES + usize::from(self.size);
+            let event = u16::from_le(areas.driver[used_event].load(Ordering::Relaxed));
+            self.next_used.wrapping_sub(event).wrapping_sub(1) < added
         } else {
-            let flags = load(&areas.driver, 0, Ordering::Relaxed)?;
-            Ok(u32::from(flags) & VRING_AVAIL_F_NO_INTERRUPT == 0)
+            let flags = u16::from_le(areas.driver[FLAGS].load(Ordering::Relaxed));
+            u32::from(flags) & VRING_AVAIL_F_NO_INTERRUPT == 0
         }
     }
 
     /// With EVENT_IDX there is nothing to do: the driver kicks once for the index that was last asked for.
-    pub(super) fn disable_kicks(&mut self, areas: &Areas<'_>) -> Result<(), QueueError> {
-        if self.event_idx {
-            return Ok(());
+    pub(super) fn disable_kicks(&mut self, areas: &Areas<'_>) {
+        if !self.event_idx {
+            areas.device[FLAGS].store(flag(VRING_USED_F_NO_NOTIFY).to_le(), Ordering::Relaxed);
         }
-        store(&areas.device, 0, flag(VRING_USED_F_NO_NOTIFY), Ordering::Relaxed)
     }
 
     /// Asks for kicks (2.7.10), then looks once more, because a chain may have come without one.
     pub(super) fn enable_kicks(&mut self, areas: &Areas<'_>) -> Result<bool, QueueError> {
         if self.event_idx {
-            let avail_event = HEADER + USED_ELEMENT_SIZE * usize::from(self.size);
-            store(&areas.device, avail_event, self.next_avail, Ordering::Relaxed)?;
+            areas.avail_event[0].store(self.next_avail.to_le(), Ordering::Relaxed);
         } else {
-            store(&areas.device, 0, 0, Ordering::Relaxed)?;
+            areas.device[FLAGS].store(0, Ordering::Relaxed);
         }
         fence(Ordering::SeqCst);
         self.look(areas)
     }
 }
 
-/// Whether a buffer lies in guest memory: nearly always in one region, which is quickly seen.
-fn is_memory(memory: &GuestMemoryMmap, addr: GuestAddress, len: u32) -> bool {
-    memory.find_region(addr).is_some_and(|region| {
-        let left = region.len() - addr.unchecked_offset_from(region.start_addr());
-        left >= u64::from(len) || GuestMemoryBackend::check_range(memory, addr, len as usize)
-    })
+/// A descriptor of an indirect table, which may lie at any address.
+fn indirect_descriptor(table: &VolatileSlice<'_>, index: u16) -> Option<[u64; 2]> {
+    let bytes: [u8; DESCRIPTOR_SIZE as usize] =
+        table.read_obj(usize::from(index) * DESCRIPTOR_SIZE as usize).ok()?;
+    let [a, b, c, d, e, f, g, h, rest @ ..] = bytes;
+    Some([u64::from_le_bytes([a, b, c, d, e, f, g, h]), u64::from_le_bytes(rest)])
 }
 
 fn flag(bits: u32) -> u16 {

@@ -70,6 +70,17 @@ pub struct DiskFile {
 /// File systems whose files are nowhere but in memory (linux/magic.h): tmpfs and memfds, ramfs.
 const MEMORY_FILE_SYSTEMS: [i64; 2] = [0x0102_1994, 0x8584_58f6];
 
+/// When a disk was last read is of no use to anybody, and takes time to note.
+fn leave_access_time(file: &File) {
+    // SAFETY: the descriptor is open; these calls touch no memory. Only a file's owner may ask for it (EPERM).
+    unsafe {
+        let flags = libc::fcntl(file.as_raw_fd(), libc::F_GETFL);
+        if flags >= 0 {
+            libc::fcntl(file.as_raw_fd(), libc::F_SETFL, flags | libc::O_NOATIME);
+        }
+    }
+}
+
 impl DiskFile {
     pub(super) fn new(file: &Arc<File>, writable: bool) -> Self {
         // SAFETY: an all-zero statfs is valid, and the kernel fills it.
@@ -78,6 +89,7 @@ impl DiskFile {
         let known = unsafe { libc::fstatfs(file.as_raw_fd(), &raw mut answer) } == 0;
         #[allow(clippy::unnecessary_cast, reason = "the type of f_type differs between architectures")]
         let in_memory = known && MEMORY_FILE_SYSTEMS.contains(&(answer.f_type as i64));
+        leave_access_time(file);
         // A block device's node lies in a tmpfs; the device does not.
         let is_file = file.metadata().is_ok_and(|m| m.is_file());
         Self {

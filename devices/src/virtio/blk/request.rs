@@ -5,13 +5,18 @@
 //!   writable: data of a read ..                    | status u8
 //! ```
 
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP, VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_FLUSH,
     VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_WRITE_ZEROES,
     VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP,
 };
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{GuestAddress, GuestMemoryMmap};
 
+use crate::virtio::last_region::LastRegion;
 use crate::virtio::queue::{Buffer, Chain, QueueError, slices};
 
 /// Bytes of a sector, whatever the block size (5.2.6).
@@ -22,7 +27,7 @@ pub const MAX_RANGES: u32 = 16;
 pub const MAX_DISCARD_SECTORS: u32 = 1 << 21;
 /// Sectors of one range to zero: 64 MiB, which may have to be written.
 pub const MAX_ZEROES_SECTORS: u32 = 1 << 17;
-const HEADER_SIZE: usize = 16;
+pub(super) const HEADER_SIZE: usize = 16;
 const RANGE_SIZE: usize = 16;
 
 /// A range of the disk, in bytes.
@@ -69,13 +74,64 @@ pub enum Status {
 }
 
 impl Status {
-    fn byte(self) -> u8 {
+    pub(super) fn byte(self) -> u8 {
         let code = match self {
             Self::Ok => VIRTIO_BLK_S_OK,
             Self::IoError => VIRTIO_BLK_S_IOERR,
             Self::Unsupported => VIRTIO_BLK_S_UNSUPP,
         };
         u8::try_from(code).expect("a status is a byte")
+    }
+}
+
+/// The memory of the guest that a request came from.
+#[derive(Debug)]
+pub struct Guest {
+    pub(super) memory: Arc<GuestMemoryMmap>,
+    region: LastRegion,
+}
+
+impl Guest {
+    /// A guest with this memory.
+    pub fn new(memory: GuestMemoryMmap) -> Self {
+        Self { memory: Arc::new(memory), region: LastRegion::default() }
+    }
+
+    /// Where the host has a buffer, if that is in one piece; the memory stays there as long as this does.
+    #[inline]
+    pub(super) fn find(&mut self, buffer: Buffer) -> Option<NonNull<u8>> {
+        self.region.find(&self.memory, buffer.addr, buffer.len)
+    }
+
+    /// The first 16 bytes of a buffer, if they are aligned and in one piece.
+    #[inline]
+    pub(super) fn words(&mut self, buffer: Buffer) -> Option<[u64; 2]> {
+        let place = self.find(buffer).filter(|_| buffer.len as usize >= HEADER_SIZE)?.cast::<AtomicU64>();
+        // SAFETY: 16 bytes of guest memory, aligned, which stays mapped; the guest may write to it meanwhile.
+        let words = place.is_aligned().then(|| unsafe { [place.as_ref(), place.add(1).as_ref()] })?;
+        Some(words.map(|word| u64::from_le(word.load(Ordering::Relaxed))))
+    }
+
+    /// The header of a chain, as two words.
+    fn header(&mut self, chain: &Chain) -> Result<Option<[u64; 2]>, QueueError> {
+        if let Some(words) = chain.readable().first().and_then(|first| self.words(*first)) {
+            return Ok(Some(words));
+        }
+        let mut bytes = [0; HEADER_SIZE];
+        let whole = chain.read_at(&self.memory, 0, &mut bytes)? == HEADER_SIZE;
+        let [a, b, c, d, e, f, g, h, sector @ ..] = bytes;
+        let words = [u64::from_le_bytes([a, b, c, d, e, f, g, h]), u64::from_le_bytes(sector)];
+        Ok(whole.then_some(words))
+    }
+
+    /// Writes one byte.
+    #[inline]
+    pub(super) fn put(&mut self, addr: GuestAddress, byte: u8) -> Result<(), QueueError> {
+        let gone = || QueueError::Buffer { addr: addr.0, len: 1 };
+        let place = self.find(Buffer { addr, len: 1 }).ok_or_else(gone)?.cast::<AtomicU8>();
+        // SAFETY: a byte of guest memory, which stays mapped; the guest may use it meanwhile.
+        unsafe { place.as_ref() }.store(byte, Ordering::Relaxed);
+        Ok(())
     }
 }
 
@@ -92,7 +148,7 @@ pub struct Limits {
 
 impl Limits {
     /// The first byte of `len` bytes from `sector` on, if they are whole sectors of the disk.
-    fn place(&self, sector: u64, len: u64) -> Option<u64> {
+    pub(super) fn place(&self, sector: u64, len: u64) -> Option<u64> {
         let offset = sector.checked_mul(SECTOR_SIZE)?;
         let end = offset.checked_add(len)?;
         (len.is_multiple_of(SECTOR_SIZE) && end <= self.capacity).then_some(offset)
@@ -119,10 +175,8 @@ impl Answer {
     ///
     /// # Errors
     /// When guest memory is gone.
-    pub fn give(self, memory: &GuestMemoryMmap, status: Status, filled: u64) -> Result<u32, QueueError> {
-        memory
-            .write_obj(status.byte(), self.status_at)
-            .map_err(|_| QueueError::Buffer { addr: self.status_at.0, len: 1 })?;
+    pub fn give(self, guest: &mut Guest, status: Status, filled: u64) -> Result<u32, QueueError> {
+        guest.put(self.status_at, status.byte())?;
         // Without all of the data the status is not part of what was written from the front.
         let room = u64::from(self.room);
         let written = if filled >= room { room + 1 } else { filled };
@@ -147,17 +201,16 @@ impl<'c> Request<'c> {
     ///
     /// # Errors
     /// When the chain has no room for a status, so that it cannot be answered, or no whole header.
-    pub fn parse(chain: &'c Chain, memory: &GuestMemoryMmap, limits: &Limits) -> Result<Self, QueueError> {
+    pub fn parse(chain: &'c Chain, guest: &mut Guest, limits: &Limits) -> Result<Self, QueueError> {
         let head = chain.head();
         let Some(data_in) = chain.writable_len().checked_sub(1) else {
             return Err(QueueError::NoRoom { head, what: "a status" });
         };
-        let mut header = [0; HEADER_SIZE];
-        if chain.read_at(memory, 0, &mut header)? != HEADER_SIZE {
+        let Some([first, sector]) = guest.header(chain)? else {
             return Err(QueueError::NoRoom { head, what: "a request header" });
-        }
-        let [a, b, c, d, _, _, _, _, sector @ ..] = header;
-        let (kind, sector) = (u32::from_le_bytes([a, b, c, d]), u64::from_le_bytes(sector));
+        };
+        let kind = kind_of(first);
+        let memory = guest.memory.as_ref();
         let data_out = chain.readable_len() - HEADER_SIZE as u64;
         let place = |len| limits.place(sector, len);
         let (operation, data_len) = match kind {
@@ -198,10 +251,16 @@ impl<'c> Request<'c> {
     ///
     /// # Errors
     /// When guest memory is gone.
-    pub fn fill(&self, memory: &GuestMemoryMmap, bytes: &[u8]) -> Result<u64, QueueError> {
+    pub fn fill(&self, guest: &Guest, bytes: &[u8]) -> Result<u64, QueueError> {
         let len = bytes.len().min(self.data_size());
-        self.chain.write_at(memory, 0, &bytes[..len]).map(|n| n as u64)
+        self.chain.write_at(&guest.memory, 0, &bytes[..len]).map(|n| n as u64)
     }
+}
+
+/// The type of a request, by the first word of its header.
+pub(super) fn kind_of(first: u64) -> u32 {
+    let [a, b, c, d, ..] = first.to_le_bytes();
+    u32::from_le_bytes([a, b, c, d])
 }
 
 /// The ranges of a request to discard or to write zeros (5.2.6.2): an unknown flag, and unmap for a discard, are not

@@ -3,17 +3,15 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-use vm_memory::GuestMemoryMmap;
 
 use super::composite::CompositeDisk;
 use super::disk::DiskError;
 use super::engine::{Completion, Engine};
-use super::request::{Limits, Operation, Request, Status};
+use super::request::{Guest, Limits, Operation, Request, Status};
 use super::task::{Mode, Task};
-use crate::virtio::queue::{Chain, QueueError};
+use super::transfer::Transfer;
+use crate::virtio::queue::{Chain, QueueError, Served};
 
 /// Between two lines of the log about one disk's errors.
 const QUIET: Duration = Duration::from_secs(10);
@@ -23,6 +21,28 @@ pub struct Ended {
     pub(super) queue: usize,
     pub(super) head: u16,
     pub(super) used: u32,
+}
+
+/// How much a thread does for a queue before it turns to something else.
+#[derive(Clone, Copy, Debug)]
+pub struct Share {
+    /// Bytes that may still be moved.
+    bytes: u64,
+    /// Whether it may take what the host does in no bounded time: flushes, and ranges to discard or to zero.
+    unbounded: bool,
+}
+
+impl Share {
+    /// All that there is.
+    pub(super) const ALL: Self = Self { bytes: u64::MAX, unbounded: true };
+    /// Some tens of microseconds' worth: what a guest can be kept from running for.
+    pub(super) const MOMENT: Self = Self { bytes: 256 << 10, unbounded: false };
+
+    fn take(&mut self, bytes: u64, lasts: bool) -> bool {
+        let left = self.bytes.checked_sub(bytes).filter(|_| self.unbounded || !lasts);
+        self.bytes = left.unwrap_or(self.bytes);
+        left.is_some()
+    }
 }
 
 /// A disk, and every request that is on its way.
@@ -86,39 +106,56 @@ impl Server {
         self.waiting.len() - self.free.len()
     }
 
-    /// Serves a request as far as it goes: gives the used length if that was to its end.
+    /// Serves a request as far as it goes, if the share allows for it.
     pub(super) fn serve(
         &mut self,
         queue: usize,
-        memory: &Arc<GuestMemoryMmap>,
+        guest: &mut Guest,
         chain: &Chain,
         write_through: bool,
-    ) -> Result<Option<u32>, QueueError> {
-        let request = Request::parse(chain, memory, &self.limits)?;
-        let answer = |status, filled| request.answer.give(memory, status, filled).map(Some);
-        match request.operation {
-            Operation::GetId => {
-                let filled = request.fill(memory, &self.id)?;
-                return answer(Status::Ok, filled);
+        share: &mut Share,
+    ) -> Result<Served, QueueError> {
+        if let Some(transfer) = Transfer::of(chain, guest, &self.limits)
+            && !(transfer.write && (self.read_only || write_through))
+        {
+            if !share.take(transfer.data.len.into(), false) {
+                return Ok(Served::Left);
             }
-            Operation::Write(_) | Operation::Discard(_) | Operation::WriteZeroes(_) if self.read_only => {
-                return answer(Status::IoError, 0);
+            if transfer.is_moved(&self.disk, self.mode, guest) {
+                return transfer.answer(guest).map(Served::Answered);
             }
-            Operation::OutOfRange => return answer(Status::IoError, 0),
-            Operation::Unsupported(_) => return answer(Status::Unsupported, 0),
-            _ => {}
         }
-        self.task.begin(&request, memory, write_through)?;
+        let request = Request::parse(chain, guest, &self.limits)?;
+        let lasts =
+            matches!(request.operation, Operation::Flush | Operation::Discard(_) | Operation::WriteZeroes(_));
+        if !share.take(request.data_len, lasts) {
+            return Ok(Served::Left);
+        }
+        let answer = request.answer;
+        let ended = match request.operation {
+            Operation::GetId => Some((Status::Ok, request.fill(guest, &self.id)?)),
+            Operation::Write(_) | Operation::Discard(_) | Operation::WriteZeroes(_) if self.read_only => {
+                Some((Status::IoError, 0))
+            }
+            Operation::OutOfRange => Some((Status::IoError, 0)),
+            Operation::Unsupported(_) => Some((Status::Unsupported, 0)),
+            _ => None,
+        };
+        if let Some((status, filled)) = ended {
+            return answer.give(guest, status, filled).map(Served::Answered);
+        }
+        self.task.begin(&request, &guest.memory, write_through)?;
         self.task.queue = queue;
         self.task.number = self.numbers;
         self.numbers += 1;
         if self.task.is_flush() && !self.changes.is_empty() {
             let flush = self.take_task();
             self.flushes.push_back(flush);
-            return Ok(None);
+            return Ok(Served::Kept);
         }
         let task = self.take_task();
-        self.advance(task, memory).map(|ended| ended.map(|ended| ended.used))
+        let ended = self.advance(task, guest)?;
+        Ok(ended.map_or(Served::Kept, |ended| Served::Answered(ended.used)))
     }
 
     /// The task at hand, with another in its place.
@@ -128,11 +165,7 @@ impl Server {
     }
 
     /// Lets a task go on, to its end or to the engine.
-    fn advance(
-        &mut self,
-        mut task: Box<Task>,
-        memory: &GuestMemoryMmap,
-    ) -> Result<Option<Ended>, QueueError> {
+    fn advance(&mut self, mut task: Box<Task>, guest: &mut Guest) -> Result<Option<Ended>, QueueError> {
         let result = match task.go_on(&self.disk, self.mode) {
             Ok(Some(operation)) => {
                 let slot = self.free.pop().unwrap_or_else(|| {
@@ -159,21 +192,21 @@ impl Server {
             Ok(None) => Ok(()),
             Err(e) => Err(e),
         };
-        self.answer(task, &result, memory).map(Some)
+        self.answer(task, &result, guest).map(Some)
     }
 
     fn answer(
         &mut self,
         task: Box<Task>,
         result: &Result<(), DiskError>,
-        memory: &GuestMemoryMmap,
+        guest: &mut Guest,
     ) -> Result<Ended, QueueError> {
         if let Err(e) = result {
             self.errors.tell(&self.name, e);
         }
         let (status, filled) = if result.is_ok() { (Status::Ok, task.filled) } else { (Status::IoError, 0) };
         let (queue, head) = (task.queue, task.answer.head());
-        let used = task.answer.give(memory, status, filled);
+        let used = task.answer.give(guest, status, filled);
         self.spare.push(task);
         Ok(Ended { queue, head, used: used? })
     }
@@ -190,7 +223,7 @@ impl Server {
     /// Takes what the engine has ended, lets it go on, and gives each request that is done to `done`.
     pub(super) fn reap(
         &mut self,
-        memory: &GuestMemoryMmap,
+        guest: &mut Guest,
         mut done: impl FnMut(Ended) -> Result<(), QueueError>,
     ) -> Result<(), QueueError> {
         loop {
@@ -202,14 +235,14 @@ impl Server {
             for (slot, outcome) in ended.drain(..) {
                 let Some(mut task) = self.take_waiting(slot) else { continue };
                 let answered = match task.end_wait(&self.disk, outcome) {
-                    Ok(()) => self.advance(task, memory),
-                    Err(e) => self.answer(task, &Err(e), memory).map(Some),
+                    Ok(()) => self.advance(task, guest),
+                    Err(e) => self.answer(task, &Err(e), guest).map(Some),
                 };
                 result = result.and(answered.and_then(|ended| ended.map_or(Ok(()), &mut done)));
             }
             self.ended = ended;
             result?;
-            self.start_flushes(memory, &mut done)?;
+            self.start_flushes(guest, &mut done)?;
             self.start();
             if !any {
                 return Ok(());
@@ -227,14 +260,14 @@ impl Server {
     /// A flush begins when every change that came before it has ended.
     fn start_flushes(
         &mut self,
-        memory: &GuestMemoryMmap,
+        guest: &mut Guest,
         done: &mut impl FnMut(Ended) -> Result<(), QueueError>,
     ) -> Result<(), QueueError> {
         while let Some(flush) = self.flushes.front()
             && self.changes.first().is_none_or(|&change| change > flush.number)
             && let Some(flush) = self.flushes.pop_front()
         {
-            if let Some(ended) = self.advance(flush, memory)? {
+            if let Some(ended) = self.advance(flush, guest)? {
                 done(ended)?;
             }
         }

@@ -15,7 +15,7 @@ use libc::{FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE};
 use vm_memory::{GuestMemoryMmap, Permissions};
 
 use super::composite::CompositeDisk;
-use super::disk::{DiskError, Piece};
+use super::disk::{DiskError, DiskFile, Piece};
 use super::engine::{Kind, Operation};
 use super::iovec::Iovecs;
 use super::request::{self, Answer, Range, Request};
@@ -24,7 +24,7 @@ use crate::virtio::queue::QueueError;
 /// Bytes that one call writes on the spot. Linux looks at every source page that is left before it writes each page of a
 /// file (`generic_perform_write`), so that a large call takes time by the square of its length: a MiB in one call takes five
 /// times as long as in pieces of this size.
-const WRITE_AT_ONCE: u64 = 64 << 10;
+pub const WRITE_AT_ONCE: u64 = 64 << 10;
 
 /// Who may wait for a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +36,18 @@ pub enum Mode {
     /// The engine, for everything: to test it.
     #[cfg(any(test, feature = "testing"))]
     Defer,
+}
+
+impl Mode {
+    /// Whether the caller may wait for this file.
+    pub fn waits_for(self, file: &DiskFile) -> bool {
+        self == Self::Wait || self == Self::Try && file.is_in_memory()
+    }
+
+    /// Whether a read (or a write) of this file is worth a try that must not wait.
+    pub fn tries(self, file: &DiskFile, write: bool) -> bool {
+        self == Self::Try && file.takes_no_wait(write)
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -199,12 +211,7 @@ impl Task {
         len: u64,
         mode: Mode,
     ) -> Operation {
-        let at_once = match mode {
-            Mode::Wait => true,
-            Mode::Try => disk.files()[file].is_in_memory() || disk.files()[file].takes_no_wait(true),
-            #[cfg(any(test, feature = "testing"))]
-            Mode::Defer => false,
-        };
+        let at_once = mode.waits_for(&disk.files()[file]) || mode.tries(&disk.files()[file], true);
         let allocate = |mode| Operation {
             file,
             kind: Kind::Allocate(mode),
@@ -242,10 +249,10 @@ impl Task {
         mode: Mode,
     ) -> Result<Option<Operation>, DiskError> {
         let file = &disk.files()[operation.file];
-        let wait = mode == Mode::Wait || (mode == Mode::Try && file.is_in_memory());
+        let wait = mode.waits_for(file);
         let write = operation.kind == Kind::Write;
         let moves = write || operation.kind == Kind::Read;
-        if wait || (mode == Mode::Try && moves && file.takes_no_wait(write)) {
+        if wait || moves && mode.tries(file, write) {
             // SAFETY: the buffers were made by `operation` just now, of guest memory that `self.iovecs` keeps mapped: what
             // a read fills was gathered for writing.
             let result = unsafe { operation.run(file.fd(), !wait) };

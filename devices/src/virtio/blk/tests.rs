@@ -14,7 +14,7 @@ use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_T_SCSI_CMD, VIRTIO_BLK_T_WRITE_ZEROES,
 };
 use virtio_bindings::virtio_mmio::{
-    VIRTIO_MMIO_DEVICE_FEATURES, VIRTIO_MMIO_INTERRUPT_STATUS, VIRTIO_MMIO_STATUS,
+    VIRTIO_MMIO_DEVICE_FEATURES, VIRTIO_MMIO_INTERRUPT_STATUS, VIRTIO_MMIO_QUEUE_NOTIFY, VIRTIO_MMIO_STATUS,
 };
 
 // The values of 5.2.6.
@@ -23,6 +23,8 @@ const IOERR: u8 = 1;
 const UNSUPP: u8 = 2;
 /// What the status byte is before the device writes it.
 const NONE: u8 = 0xaa;
+/// The fixture's queues.
+const SIZE: u16 = 256;
 const FLUSH: u64 = 1 << VIRTIO_BLK_F_FLUSH;
 
 fn file_of(bytes: &[u8]) -> Arc<File> {
@@ -224,7 +226,7 @@ proptest! {
     /// However a driver cuts its buffers (2.7.4), header, data and status are the same bytes.
     #[test]
     fn v1_2_2_7_4_framing_does_not_matter(
-        cuts in prop::collection::vec(1u32..700, 0..12), sector in 0u64..35, sectors in 1usize..6, indirect: bool,
+        cuts in prop::collection::vec(1u32..700, 0..12), sector in 0u64..35, sectors in 1usize..6,
     ) {
         let (disk, flat) = composite();
         let mut driver = start(disk, true, 0);
@@ -243,11 +245,7 @@ proptest! {
             pieces.push(buffer);
             pieces
         };
-        if indirect {
-            queue.add_indirect(&cut(head), &cut(tail));
-        } else {
-            queue.add(&cut(head), &cut(tail));
-        }
+        queue.add(&cut(head), &cut(tail));
         driver.kick(0);
         let used = driver.queue(0).take_used();
         prop_assert_eq!(used, Some((0, u32::try_from(len).unwrap() + 1)));
@@ -459,12 +457,108 @@ fn more_requests_than_one_turn_serves_are_all_served() {
     let queue = driver.queue(0);
     let head = queue.allocate(&header(VIRTIO_BLK_T_FLUSH, 0));
     let status = queue.allocate(&[NONE]);
-    for _ in 0..QUEUE_SIZE {
-        queue.add_indirect(&[head], &[status]);
+    let index = queue.add(&[head], &[status]);
+    for _ in 1..SIZE {
+        queue.publish(index);
     }
     driver.kick(0);
-    assert_eq!(driver.queue(0).used_idx(), QUEUE_SIZE);
-    assert_eq!(driver.take_interrupts(), u64::from(QUEUE_SIZE / BATCH));
+    assert_eq!(driver.queue(0).used_idx(), SIZE);
+    assert_eq!(driver.take_interrupts(), u64::from(SIZE / BATCH));
+}
+
+/// A driver of a disk of 1 MiB in memory.
+fn in_memory() -> (Driver<Block>, File) {
+    // SAFETY: the name is a string that ends with zero; the call gives a new descriptor, or -1, which is none.
+    let fd = unsafe { libc::memfd_create(c"disk".as_ptr(), libc::MFD_CLOEXEC) };
+    assert!(fd >= 0, "{}", std::io::Error::last_os_error());
+    // SAFETY: the descriptor is new, and nobody else's.
+    let mut file = unsafe { File::from_raw_fd(fd) };
+    file.write_all(&pattern(1 << 20)).unwrap();
+    let disk = CompositeDisk::from_file(Arc::new(file.try_clone().unwrap()), 1 << 20, true).unwrap();
+    (start(disk, false, FLUSH), file)
+}
+
+/// Offers a request in buffers of its own; gives its data and its status.
+fn offer_transfer(driver: &mut Driver<Block>, kind: u32, sector: u64, len: usize) -> (Buffer, Buffer) {
+    let queue = driver.queue(0);
+    let head = queue.allocate(&header(kind, sector));
+    let (data, status) = (queue.allocate(&vec![0x11; len]), queue.allocate(&[NONE]));
+    if kind == VIRTIO_BLK_T_IN {
+        queue.add(&[head], &[data, status]);
+    } else {
+        queue.add(&[head, data], &[status]);
+    }
+    (data, status)
+}
+
+#[test]
+fn a_file_in_memory_is_served_while_the_driver_notifies() {
+    let (mut driver, file) = in_memory();
+    let (data, status) = offer_transfer(&mut driver, VIRTIO_BLK_T_IN, 3, 4096);
+    driver.write(VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+    assert_eq!(driver.queue(0).take_used(), Some((0, 4097)));
+    assert_eq!(driver.queue(0).content(data), pattern(1 << 20)[3 * 512..][..4096]);
+    assert_eq!(driver.queue(0).content(status), [OK]);
+    offer_transfer(&mut driver, VIRTIO_BLK_T_OUT, 1, 1024);
+    driver.write(VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+    assert_eq!(driver.queue(0).take_used(), Some((3, 1)));
+    assert_eq!(contents_of(&file)[512..1536], [0x11; 1024]);
+    assert_eq!(driver.take_interrupts(), 2);
+}
+
+#[test]
+fn what_takes_long_is_not_done_while_the_driver_notifies() {
+    let (mut driver, _) = in_memory();
+    // Two fit in a moment, the third does not, and what comes after it waits its turn.
+    for len in [128 << 10, 128 << 10, 512, 512] {
+        offer_transfer(&mut driver, VIRTIO_BLK_T_IN, 0, len);
+    }
+    driver.write(VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+    assert_eq!(driver.queue(0).used_idx(), 2);
+    driver.run();
+    assert_eq!(driver.queue(0).used_idx(), 4);
+    let queue = driver.queue(0);
+    let (head, status) = (queue.allocate(&header(VIRTIO_BLK_T_FLUSH, 0)), queue.allocate(&[NONE]));
+    queue.add(&[head], &[status]);
+    driver.write(VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+    assert_eq!(driver.queue(0).used_idx(), 4, "a flush may take any time");
+    driver.run();
+    assert_eq!((driver.queue(0).used_idx(), driver.queue(0).content(status)), (5, vec![OK]));
+}
+
+#[test]
+fn a_notification_does_not_wait_for_the_thread_that_has_the_device() {
+    let (mut driver, _) = in_memory();
+    offer_transfer(&mut driver, VIRTIO_BLK_T_IN, 0, 512);
+    let device = Arc::clone(driver.device());
+    let held = device.lock().unwrap();
+    driver.write(VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+    assert_eq!(driver.queue(0).used_idx(), 0);
+    drop(held);
+    driver.run();
+    assert_eq!(driver.queue(0).used_idx(), 1);
+}
+
+#[test]
+fn a_file_on_a_device_is_not_read_by_the_vcpu() {
+    // The executable lies in no file system that is memory; where it does, there is nothing to see here.
+    let file = Arc::new(File::open(std::env::current_exe().unwrap()).unwrap());
+    let disk = CompositeDisk::from_file(file, 4096, false).unwrap();
+    let in_memory = disk.files()[0].is_in_memory();
+    let block = Block::new(disk, "", true).unwrap();
+    assert_eq!(block.serves_at_once(0), in_memory);
+}
+
+#[test]
+fn v1_2_2_7_5_3_1_an_indirect_table_that_was_not_negotiated_needs_a_reset() {
+    let (mut driver, _) = writable();
+    let queue = driver.queue(0);
+    let head = queue.allocate(&header(VIRTIO_BLK_T_FLUSH, 0));
+    let status = queue.allocate(&[NONE]);
+    queue.add_indirect(&[head], &[status]);
+    driver.kick(0);
+    assert_eq!(driver.read(VIRTIO_MMIO_STATUS) & 64, 64);
+    assert_eq!(driver.queue(0).take_used(), None);
 }
 
 /// A part of a disk that may be written, or not, and its bytes.
@@ -754,11 +848,11 @@ fn v1_2_2_7_13_more_chains_out_than_the_queue_has_need_a_reset() {
     let data = queue.allocate(&[1; 512]);
     let status = queue.allocate(&[NONE]);
     let index = queue.add(&[head, data], &[status]);
-    for _ in 1..QUEUE_SIZE {
+    for _ in 1..SIZE {
         driver.queue(0).publish(index);
     }
     driver.kick(0);
-    assert_eq!(driver.device().lock().unwrap().under_way(), usize::from(QUEUE_SIZE));
+    assert_eq!(driver.device().lock().unwrap().under_way(), usize::from(SIZE));
     assert_eq!(driver.read(VIRTIO_MMIO_STATUS), 15);
     // Whoever reads nothing more makes the writes end.
     drop(reader);

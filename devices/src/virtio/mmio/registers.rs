@@ -103,9 +103,14 @@ impl Registers {
         }
     }
 
+    /// Offers these features no more.
+    pub(super) fn withdraw(&mut self, features: u64) {
+        self.offered &= !features;
+    }
+
     pub(super) fn reset(&mut self) {
         let sizes: Vec<u16> = self.queues.iter().map(|q| q.max_size).collect();
-        *self = Self::new(self.offered, &sizes);
+        *self = Self { offered: self.offered, ..Self::new(0, &sizes) };
     }
 
     /// The negotiated features.

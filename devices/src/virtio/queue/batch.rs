@@ -37,7 +37,8 @@ impl<'q> Batch<'q> {
     /// # Errors
     /// When the used ring is no longer guest memory.
     pub fn give_back(&mut self, head: u16, written: u32) -> Result<(), QueueError> {
-        self.ring.complete(&self.areas, head, written)
+        self.ring.complete(&self.areas, head, written);
+        Ok(())
     }
 
     /// Whether the driver wants an interrupt for what was given back since this was last asked (2.7.7).
@@ -45,7 +46,7 @@ impl<'q> Batch<'q> {
     /// # Errors
     /// When the ring is no longer guest memory.
     pub fn wants_interrupt(&mut self) -> Result<bool, QueueError> {
-        self.ring.wants_interrupt(&self.areas)
+        Ok(self.ring.wants_interrupt(&self.areas))
     }
 
     /// Asks the driver for no kicks while the queue is being drained.
@@ -53,7 +54,8 @@ impl<'q> Batch<'q> {
     /// # Errors
     /// When the ring is no longer guest memory.
     pub fn disable_kicks(&mut self) -> Result<(), QueueError> {
-        self.ring.disable_kicks(&self.areas)
+        self.ring.disable_kicks(&self.areas);
+        Ok(())
     }
 
     /// Asks for kicks again; true when chains arrived in between, so that the caller drains once more.
