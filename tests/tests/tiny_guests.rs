@@ -281,6 +281,25 @@ fn several_ramdisks_and_a_bootconfig_are_one() {
 }
 
 #[test]
+fn the_log_tells_who_waits_for_a_disk() {
+    if !kvm_for("the_log_tells_who_waits_for_a_disk") {
+        return;
+    }
+    let disk = |engine: &str| json!({ "image": "image", "engine": engine });
+    let vm = RawVm::new(&guests::hello())
+        .with("disks", json!([disk("sync"), disk("threads")]))
+        .with("cpu_topology", json!(2))
+        .arg("--verbose");
+    vm.place.file("image", &[0; 4096]);
+    let ended = vm.run();
+    assert_eq!(ended.status, 0, "{ended:?}");
+    for (name, engine) in [("disk0", "synchronous"), ("disk1", "threads")] {
+        let line = ended.stderr.lines().find(|line| line.starts_with(&format!("vmm: info: disk {name}: ")));
+        assert!(line.is_some_and(|line| line.ends_with(&format!("{engine} I/O, queues: 2"))), "{}", ended.stderr);
+    }
+}
+
+#[test]
 fn every_processor_starts_and_stops() {
     if !kvm_for("every_processor_starts_and_stops") {
         return;

@@ -117,7 +117,9 @@ impl Block {
         let more = if queues > 1 { 1 << VIRTIO_BLK_F_MQ } else { 0 };
         let shape = 1 << VIRTIO_BLK_F_SEG_MAX | 1 << VIRTIO_BLK_F_BLK_SIZE | 1 << VIRTIO_BLK_F_TOPOLOGY;
         let engine = server::engine(spec.engine, &disk, queues, QUEUE_SIZE)?;
-        log::debug!("disk {}: {queues} queues, {} I/O", spec.id, engine.name());
+        let in_memory = disk.files().iter().all(DiskFile::is_in_memory);
+        let place = if in_memory { "in memory, " } else { "" };
+        log::info!("disk {}: {place}{} I/O, queues: {queues}", spec.id, engine.name());
         let mut id = spec.id.as_bytes()[..spec.id.len().min(ID_BYTES)].to_vec();
         id.resize(ID_BYTES, 0);
         let mut server = Server::new(disk, &spec.id, spec.read_only, engine, limits);
