@@ -16,6 +16,8 @@ use serde::{Deserialize, Serialize};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::disk::DiskFile;
+#[cfg(test)]
+pub(super) use pool::Hold;
 use pool::Pool;
 use uring::Uring;
 
@@ -141,6 +143,15 @@ impl Engine {
             Self::Sync => "synchronous",
             Self::Uring(_) => "io_uring",
             Self::Pool(_) => "threads",
+        }
+    }
+
+    /// Keeps the threads, if it has any, from beginning another operation.
+    #[cfg(test)]
+    pub(super) fn hold(&self) -> Option<Hold> {
+        match self {
+            Self::Pool(pool) => Some(pool.hold()),
+            Self::Sync | Self::Uring(_) => None,
         }
     }
 

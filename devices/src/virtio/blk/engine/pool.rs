@@ -1,16 +1,25 @@
 //! Threads that wait for files, for kernels without io_uring. They are started with the first operation: a disk whose
 //! data are all at hand has none.
 
-use std::collections::VecDeque;
+mod jobs;
+#[cfg(test)]
+mod model;
+
+/// The locks of `jobs`.
+mod sync {
+    pub(super) use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+}
+
 use std::io;
 use std::os::fd::RawFd;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::{Completion, Operation};
 use crate::virtio::blk::disk::DiskFile;
+use jobs::Jobs;
 
 /// More do not make one device faster, and a disk that hangs costs no more than these.
 const THREADS: usize = 4;
@@ -23,46 +32,24 @@ pub struct Pool {
 
 struct Shared {
     files: Vec<RawFd>,
-    jobs: Mutex<Jobs>,
-    /// There is a job, or the end.
-    due: Condvar,
-    /// A job has ended.
-    ended: Condvar,
+    jobs: Jobs<(u32, Operation), Completion>,
     event: EventFd,
 }
 
-#[derive(Default)]
-struct Jobs {
-    waiting: VecDeque<(u32, Operation)>,
-    ended: Vec<Completion>,
-    closing: bool,
-}
-
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Jobs> {
-        // Nothing that holds the lock can panic half-way.
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    fn work(&self) {
+        while let Some((slot, operation)) = self.jobs.next() {
+            let fd = self.files.get(operation.file).copied().unwrap_or(-1);
+            // SAFETY: the contract of `Engine::submit`.
+            let result = unsafe { operation.run(fd, false) };
+            self.end((slot, result));
+        }
     }
 
-    fn work(&self) {
-        let mut jobs = self.lock();
-        loop {
-            if let Some((slot, operation)) = jobs.waiting.pop_front() {
-                drop(jobs);
-                let fd = self.files.get(operation.file).copied().unwrap_or(-1);
-                // SAFETY: the contract of `Engine::submit`.
-                let result = unsafe { operation.run(fd, false) };
-                jobs = self.lock();
-                jobs.ended.push((slot, result));
-                self.ended.notify_one();
-                // Fails only when the counter is full: then the event is there.
-                let _ = self.event.write(1);
-            } else if jobs.closing {
-                return;
-            } else {
-                jobs = self.due.wait(jobs).unwrap_or_else(PoisonError::into_inner);
-            }
-        }
+    fn end(&self, completion: Completion) {
+        self.jobs.end(completion);
+        // Fails only when the counter is full: then the event is there.
+        let _ = self.event.write(1);
     }
 }
 
@@ -74,9 +61,7 @@ impl Pool {
     pub fn new(files: &[DiskFile]) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             files: files.iter().map(DiskFile::fd).collect(),
-            jobs: Mutex::default(),
-            due: Condvar::new(),
-            ended: Condvar::new(),
+            jobs: Jobs::new(),
             event: EventFd::new(EFD_NONBLOCK)?,
         });
         Ok(Self { shared, threads: Vec::new() })
@@ -95,33 +80,51 @@ impl Pool {
                 Ok(thread) => self.threads.push(thread),
                 Err(e) if self.threads.is_empty() => {
                     let error = e.raw_os_error().unwrap_or(libc::EAGAIN);
-                    self.shared.lock().ended.push((slot, -i64::from(error)));
-                    let _ = self.shared.event.write(1);
-                    return;
+                    return self.shared.end((slot, -i64::from(error)));
                 }
                 Err(_) => {}
             }
         }
-        self.shared.lock().waiting.push_back((slot, operation));
-        self.shared.due.notify_one();
+        self.shared.jobs.submit((slot, operation));
     }
 
     pub(super) fn reap(&mut self, ended: &mut Vec<Completion>) {
-        ended.append(&mut self.shared.lock().ended);
+        self.shared.jobs.reap(ended);
     }
 
     pub(super) fn wait(&mut self) {
-        let mut jobs = self.shared.lock();
-        while jobs.ended.is_empty() {
-            jobs = self.shared.ended.wait(jobs).unwrap_or_else(PoisonError::into_inner);
-        }
+        self.shared.jobs.wait();
+    }
+
+    /// Keeps the threads from taking another operation.
+    #[cfg(test)]
+    pub(super) fn hold(&self) -> Hold {
+        self.shared.jobs.hold(true);
+        Hold(Arc::clone(&self.shared))
+    }
+}
+
+/// The threads begin nothing until it is opened or dropped.
+#[cfg(test)]
+pub struct Hold(Arc<Shared>);
+
+#[cfg(test)]
+impl Hold {
+    pub fn open(&self) {
+        self.0.jobs.hold(false);
+    }
+}
+
+#[cfg(test)]
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.open();
     }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.shared.lock().closing = true;
-        self.shared.due.notify_all();
+        self.shared.jobs.close();
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
