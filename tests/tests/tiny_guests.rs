@@ -295,7 +295,11 @@ fn the_log_tells_who_waits_for_a_disk() {
     assert_eq!(ended.status, 0, "{ended:?}");
     for (name, engine) in [("disk0", "synchronous"), ("disk1", "threads")] {
         let line = ended.stderr.lines().find(|line| line.starts_with(&format!("vmm: info: disk {name}: ")));
-        assert!(line.is_some_and(|line| line.ends_with(&format!("{engine} I/O, queues: 2"))), "{}", ended.stderr);
+        assert!(
+            line.is_some_and(|line| line.ends_with(&format!("{engine} I/O, queues: 2"))),
+            "{}",
+            ended.stderr
+        );
     }
 }
 
