@@ -6,7 +6,9 @@
  *   seed=N                       what it draws
  *   virtio_mmio.device=..@0xA:I  its victims
  *
- * It prints WARM after a quarter of the rounds and DONE at the end, resets all devices, and halts.
+ * It prints WARM when it has done enough to have used everything once, "AT rounds" now and then and DONE at the end, resets
+ * all devices, and halts. It spares its own memory, as far as it can know what devices will write; now and then it has them
+ * overwrite what it is, and ends by that.
  */
 typedef unsigned char u8;
 typedef unsigned short u16;
@@ -44,6 +46,10 @@ enum {
 #define RING_STRIDE 0x10000UL
 #define BUFFERS 0x2000000UL
 #define BUFFERS_LEN 0x1000000UL
+
+/* Rounds after which all is warm, and between two words on how far it is. */
+#define WARM 20000
+#define STRETCH 2000
 
 #define MAX_DEVICES 16
 #define MAX_QUEUES 4
@@ -84,6 +90,12 @@ static void print(const char *text) {
         out(COM1, *text++);
 }
 
+static void print_number(u64 number) {
+    if (number >= 10)
+        print_number(number / 10);
+    out(COM1, '0' + number % 10);
+}
+
 static volatile u32 *reg(u64 device, u32 offset) {
     return (volatile u32 *)(device + offset);
 }
@@ -93,10 +105,23 @@ static u64 wild(void) {
     static const u64 numbers[] = {
         0, 1, 3, 0xfff, 0x1000, 0x7fff, 0x8000, 0xffff, 0x10000, 0x7fffffff, 0x80000000, 0xfffffffe, 0xffffffff,
         0x100000000, 0x7fffffffffffffff, 0xfffffffffffff000, 0xffffffffffffffff, RAM_END - 1, RAM_END, RAM_END - 8,
+        /* The processor's interrupt controllers, and where the processor starts. */
+        0xfec00000, 0xfee00000, 0xffff0000, 0xfffffff0,
     };
-    if (below(3) == 0)
+    switch (below(6)) {
+    case 0:
+    case 1:
         return (u64)draw() << 32 | draw();
-    return numbers[below(sizeof numbers / sizeof *numbers)];
+    case 2:
+        return devices[below(device_count)] + below(REGISTERS);
+    default:
+        return numbers[below(sizeof numbers / sizeof *numbers)];
+    }
+}
+
+/* Whether a device that writes there writes over this program. */
+static int is_own(u64 address, u64 len) {
+    return address < RAM_END && address + len > OWN && address + len <= RAM_END;
 }
 
 static u64 ring(u32 queue) {
@@ -150,8 +175,11 @@ static void fill(u32 queue, u32 size) {
     volatile u16 *available = (void *)(ring(queue) + 0x4000);
     for (u32 i = 0; i < size; i++) {
         u32 last = i % 4 == 3;
-        descriptors[i].address = buffer();
-        descriptors[i].len = len();
+        u64 address = buffer(), bytes = len();
+        /* Devices look at any time: the old length never meets the new address. */
+        descriptors[i].len = 0;
+        descriptors[i].address = address;
+        descriptors[i].len = is_own(address, bytes) ? RAM_END - address + bytes : bytes;
         descriptors[i].flags = below(16) ? (last ? below(2) * 2 : 1 + (i % 4 ? below(2) * 2 : 0)) : draw();
         descriptors[i].next = below(16) ? (i + 1) % size : wild();
         /* What a block request or a packet might begin with. */
@@ -167,6 +195,20 @@ static void fill(u32 queue, u32 size) {
     for (u32 i = 0; i < size; i++)
         available[2 + i] = below(16) ? i & ~3U : wild();
     available[0] = below(4) == 0;
+}
+
+/* One byte of a queue's memory becomes another. */
+static void poke(u32 queue) {
+    volatile u8 *bytes = (void *)ring(queue);
+    u32 at = below(RING_STRIDE);
+    u8 value = draw();
+    if (at < 0x4000) {
+        struct descriptor copy = ((volatile struct descriptor *)bytes)[at / sizeof copy];
+        ((u8 *)&copy)[at % sizeof copy] = value;
+        if (is_own(copy.address, copy.len))
+            return;
+    }
+    bytes[at] = value;
 }
 
 static void advance(u32 queue) {
@@ -214,7 +256,7 @@ static void round_of(u64 device) {
         fill(queue, 128);
         break;
     case 5:
-        ((volatile u8 *)ring(queue))[below(RING_STRIDE)] = draw();
+        poke(queue);
         break;
     case 6:
         *reg(device, INTERRUPT_ACK) = draw();
@@ -285,8 +327,13 @@ void hostile(const u8 *boot_params) {
     for (u32 i = 0; i < device_count; i++)
         set_up(devices[i]);
     for (u64 i = 0; i < rounds; i++) {
-        if (i == rounds / 4)
+        if (i == (rounds < 4 * WARM ? rounds / 4 : WARM))
             print("WARM\n");
+        if (i % STRETCH == STRETCH - 1) {
+            print("AT ");
+            print_number(i + 1);
+            print("\n");
+        }
         round_of(devices[below(device_count)]);
     }
     for (u32 i = 0; i < device_count; i++)

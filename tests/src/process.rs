@@ -154,7 +154,7 @@ impl Place {
         let mut child = command.spawn().unwrap_or_else(|e| panic!("start {command:?}: {e}"));
         let stdout = Collector::start(child.stdout.take().expect("stdout is a pipe"));
         let stderr = Collector::start(child.stderr.take().expect("stderr is a pipe"));
-        Running { child, stdout, stderr, started: Instant::now() }
+        Running { child, stdout, stderr }
     }
 }
 
@@ -216,7 +216,6 @@ pub struct Running {
     child: Child,
     stdout: Collector,
     stderr: Collector,
-    started: Instant,
 }
 
 /// How a program ended, and all that it wrote.
@@ -256,11 +255,33 @@ impl Running {
     /// # Errors
     /// How it ended.
     pub fn try_wait_for(mut self, text: &str) -> Result<Self, Ended> {
-        if self.stdout.wait_for(text.as_bytes(), self.started + HANG) {
+        if self.writes_within(text, HANG) {
             return Ok(self);
         }
         let _ = self.child.kill();
         Err(self.wait())
+    }
+
+    /// Waits until `text` stands on its stdout, it ends, or `limit` is over; whether the text is there.
+    pub fn writes_within(&self, text: &str, limit: Duration) -> bool {
+        self.stdout.wait_for(text.as_bytes(), Instant::now() + limit)
+    }
+
+    /// What it has written to its stdout until now.
+    ///
+    /// # Panics
+    /// When its reader panicked.
+    pub fn written(&self) -> String {
+        let seen = self.stdout.seen.0.lock().expect("no collector panics");
+        String::from_utf8_lossy(&seen.bytes).into_owned()
+    }
+
+    /// Whether it has ended.
+    ///
+    /// # Panics
+    /// When it cannot be waited for.
+    pub fn is_over(&mut self) -> bool {
+        self.child.try_wait().expect("wait for a child").is_some()
     }
 
     /// Sends it a signal.
@@ -279,10 +300,11 @@ impl Running {
     /// # Panics
     /// When it hangs: then it is killed, and its output is in the message.
     pub fn wait(mut self) -> Ended {
+        let until = Instant::now() + HANG;
         let hung = loop {
             match self.child.try_wait().expect("wait for a child") {
                 Some(_) => break false,
-                None if self.started.elapsed() > HANG => break true,
+                None if Instant::now() > until => break true,
                 None => std::thread::sleep(POLL),
             }
         };
