@@ -9,6 +9,10 @@
  *   probe=messages  echoes the messages of one seqpacket connection to port 5001 until its end
  *   probe=devices   prints what the kernel found: virtio drivers, processors, clocks
  *   probe=clocks    prints "TICK seconds" each half a second by CLOCK_REALTIME for ever
+ *   probe=time      prints "TIME real monotonic longest" in nanoseconds each 50 ms for ever: the clocks, and the longest of these sleeps
+ *   probe=faults    past the page cache, in pieces of 64 KiB of /dev/vda, prints "NAME GOOD BAD ERROR": with the word writes what
+ *                   came of writing all, with reads of reading all, and with shrinks says "READY" and reads again once the last
+ *                   piece is gone
  *   probe=input     prints "READY", then "DEVICE LINES SHA256" of the console that "end" was typed into
  *   probe=button    prints "WAITING", then waits for the power button
  *   probe=stuck     waits for ever; so without probe=
@@ -41,7 +45,7 @@
 #include "modules.h"
 #include "sha256.h"
 
-static char buffer[1 << 18];
+static char buffer[1 << 18] __attribute__((aligned(4096)));
 
 static void fail(const char *what) {
     perror(what);
@@ -184,6 +188,12 @@ static void print_file(const char *name, const char *path) {
         close(fd);
 }
 
+static long long nanoseconds(int clock) {
+    struct timespec now;
+    clock_gettime(clock, &now);
+    return now.tv_sec * 1000000000LL + now.tv_nsec;
+}
+
 static void devices(void) {
     struct dirent **names;
     char path[300], driver[300];
@@ -203,6 +213,8 @@ static void devices(void) {
     print_file("cores", "/sys/devices/system/cpu/cpu0/topology/package_cpus_list");
     print_file("threads", "/sys/devices/system/cpu/cpu0/topology/thread_siblings_list");
     print_file("clock", "/sys/devices/system/clocksource/clocksource0/current_clocksource");
+    print_file("rtc", "/sys/class/rtc/rtc0/since_epoch");
+    printf("time %lld\n", nanoseconds(CLOCK_REALTIME) / 1000000000);
     print_file("cmdline", "/proc/cmdline");
     print_file("bootconfig", "/proc/bootconfig");
     /* Says that the generator was seeded before anything of ours ran. */
@@ -275,6 +287,57 @@ static void clocks(void) {
     }
 }
 
+static void times(void) {
+    long long longest = 0;
+    for (;;) {
+        struct timespec some = {0, 50000000};
+        long long before = nanoseconds(CLOCK_MONOTONIC);
+        nanosleep(&some, NULL);
+        long long slept = nanoseconds(CLOCK_MONOTONIC) - before;
+        longest = slept > longest ? slept : longest;
+        printf("TIME %lld %lld %lld\n", nanoseconds(CLOCK_REALTIME), nanoseconds(CLOCK_MONOTONIC), longest);
+        fflush(stdout);
+    }
+}
+
+enum { PIECE = 65536 };
+
+static void go_through(int fd, const char *name, int writing) {
+    int good = 0, bad = 0, error = 0;
+    off_t size = lseek(fd, 0, SEEK_END);
+    for (off_t at = 0; at < size; at += PIECE) {
+        memset(buffer, 'A' + at / PIECE % 26, PIECE);
+        ssize_t done = writing ? pwrite(fd, buffer, PIECE, at) : pread(fd, buffer, PIECE, at);
+        if (done == PIECE) {
+            good++;
+        } else {
+            bad++;
+            error = done < 0 ? errno : 0;
+        }
+    }
+    printf("%s %d %d %s\n", name, good, bad, strerror(error));
+    fflush(stdout);
+}
+
+static void faults(const char *line) {
+    int fd = open("/dev/vda", O_RDWR | O_DIRECT);
+    if (fd < 0)
+        fail("/dev/vda");
+    if (strstr(line, "writes"))
+        go_through(fd, "writes", 1);
+    if (strstr(line, "reads"))
+        go_through(fd, "reads", 0);
+    if (strstr(line, "shrinks")) {
+        off_t last = lseek(fd, 0, SEEK_END) - PIECE;
+        printf("READY\n");
+        fflush(stdout);
+        while (pread(fd, buffer, PIECE, last) == PIECE)
+            usleep(10000);
+        go_through(fd, "shrunk", 0);
+    }
+    close(fd);
+}
+
 static void crash(void) {
     int fd = open("/proc/sysrq-trigger", O_WRONLY);
     if (fd < 0 || write(fd, "c", 1) != 1)
@@ -331,6 +394,10 @@ int main(void) {
         input();
     if (strstr(line, "probe=button"))
         button();
+    if (strstr(line, "probe=time"))
+        times();
+    if (strstr(line, "probe=faults"))
+        faults(line);
     if (strstr(line, "probe=clocks"))
         clocks();
     if (strstr(line, "probe=stuck") || !strstr(line, "probe="))

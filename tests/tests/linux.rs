@@ -6,6 +6,8 @@
 
 #[path = "linux/block_device.rs"]
 mod block_device;
+#[path = "linux/clock.rs"]
+mod clock;
 #[path = "linux/console.rs"]
 mod console;
 #[path = "linux/hostile.rs"]

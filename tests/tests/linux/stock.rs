@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
 use tests::linux::Files;
@@ -13,7 +14,7 @@ use tests::raw_vm::RawVm;
 use super::{line, sha256};
 
 /// Where the stock kernel is, or why the test `name` cannot run, which is said.
-fn stock_kernel(name: &str) -> Option<PathBuf> {
+pub fn stock_kernel(name: &str) -> Option<PathBuf> {
     let directory = std::env::var_os("KAPSEL_STOCK_KERNEL").map(PathBuf::from);
     if directory.is_none() {
         tests::skip(
@@ -53,6 +54,8 @@ fn a_stock_kernel_finds_everything_and_resets() {
     vm.place.file("image", &image);
     let path = vm.place.path().join("vsock");
     let from_guest = UnixListener::bind(vm.place.path().join("vsock_6000")).unwrap();
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let started = now();
     let running = vm.start().wait_for("LISTENING");
     let mut stream = BufReader::new(UnixStream::connect(&path).unwrap());
     stream.get_mut().write_all(b"CONNECT 5000\n").unwrap();
@@ -83,6 +86,11 @@ fn a_stock_kernel_finds_everything_and_resets() {
         "{ended:?}"
     );
     assert_eq!((line(&text, "clock"), line(&text, "seeded")), ("kvm-clock", "yes"), "{ended:?}");
+    // By the clock of the board, read by the kernel's own driver, and by the hypervisor's.
+    let seconds =
+        |name| line(&text, name).parse::<u64>().unwrap_or_else(|e| panic!("{name}: {e}: {ended:?}"));
+    assert!(seconds("rtc").abs_diff(seconds("time")) <= 1, "{ended:?}");
+    assert!((started..=now()).contains(&seconds("time")), "{ended:?}");
     assert_eq!(line(&text, "cmdline"), format!("console=ttyS0 panic=-1 quiet {words}"));
     assert_eq!(line(&text, "vda"), format!("- {} {}", image.len(), sha256(&image)));
     assert!(text.lines().any(|l| l.len() == 64 && l.bytes().all(|b| b.is_ascii_hexdigit())), "{ended:?}");
@@ -100,6 +108,18 @@ fn a_stock_kernel_hears_the_power_button_and_switches_itself_off() {
     assert!(ended.text().contains("PRESSED"), "{ended:?}");
     assert_eq!(ended.status, 143);
     assert!(ended.stderr.contains("SHUTDOWN"), "{ended:?}");
+}
+
+#[test]
+fn a_stock_kernel_that_ignores_the_power_button_is_stopped_after_the_grace() {
+    let name = "a_stock_kernel_that_ignores_the_power_button_is_stopped_after_the_grace";
+    // Its driver for the button is there, and nobody who would hear it.
+    let Some(vm) = stock(name, "probe=devices probe=stuck") else { return };
+    let running = vm.arg("--grace").arg("3").start().wait_for("seeded yes");
+    running.signal(libc::SIGTERM);
+    let ended = running.wait();
+    assert_eq!(ended.status, 143, "{ended:?}");
+    assert!(ended.stderr.contains("KILLED"), "{ended:?}");
 }
 
 #[test]
