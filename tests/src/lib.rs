@@ -17,6 +17,7 @@ pub mod loop_device;
 pub mod peers;
 pub mod process;
 pub mod raw_vm;
+pub mod small_fs;
 pub mod vsock;
 pub mod vsock_test;
 

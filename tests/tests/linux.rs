@@ -10,6 +10,8 @@ mod block_device;
 mod clock;
 #[path = "linux/console.rs"]
 mod console;
+#[path = "linux/faults.rs"]
+mod faults;
 #[path = "linux/hostile.rs"]
 mod hostile;
 #[path = "linux/stock.rs"]

@@ -56,6 +56,12 @@ fn make(directory: &Path) -> Result<(), Box<dyn Error>> {
         let signed = apk::with_library(&ending, &[("assets/outcome", outcome.as_bytes())]);
         write(&format!("{}.apk", outcome.replace(' ', "-")), &signed)?;
     }
+    // More than is read of it again, and than is pushed out of the guest's page cache.
+    let large = random(12 << 20)?;
+    for outcome in ["read", "map"] {
+        let assets = [("assets/outcome", outcome.as_bytes()), ("assets/blob", &large)];
+        write(&format!("damaged-{outcome}.apk"), &apk::with_library(&library("damaged")?, &assets))?;
+    }
     let probe = compile::program(&compile::guests().join("probe.c"))?;
     write("hostile", &compile::kernel(&compile::guests().join("hostile.c"))?)?;
     write("probe.cpio", &cpio::initramfs(&probe))?;
