@@ -16,6 +16,8 @@ mod faults;
 mod hostile;
 #[path = "linux/stock.rs"]
 mod stock;
+#[path = "linux/stop.rs"]
+mod stop;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Shutdown;

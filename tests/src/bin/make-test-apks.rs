@@ -56,6 +56,10 @@ fn make(directory: &Path) -> Result<(), Box<dyn Error>> {
         let signed = apk::with_library(&ending, &[("assets/outcome", outcome.as_bytes())]);
         write(&format!("{}.apk", outcome.replace(' ', "-")), &signed)?;
     }
+    for outcome in ["polite", "deaf"] {
+        let signed = apk::with_library(&library("stopping")?, &[("assets/outcome", outcome.as_bytes())]);
+        write(&format!("{outcome}.apk"), &signed)?;
+    }
     // More than is read of it again, and than is pushed out of the guest's page cache.
     let large = random(12 << 20)?;
     for outcome in ["read", "map"] {
