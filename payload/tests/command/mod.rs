@@ -1,12 +1,17 @@
 //! Running the command `payload`, and files for it.
 #![allow(dead_code, clippy::unwrap_used, reason = "each test uses some of it, and may panic")]
 
+#[path = "../judge/tools.rs"]
+mod tools;
+
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use tempfile::TempDir;
+
+#[allow(unused_imports, reason = "each test uses some of it")]
+pub use tools::{can_run, skip};
 
 /// A key for tests and nothing else.
 pub const KEY: &str = "-----BEGIN PRIVATE KEY-----
@@ -133,25 +138,6 @@ pub fn library(machine: u16, more: usize) -> Vec<u8> {
     bytes.extend(machine.to_le_bytes());
     bytes.extend((0..more).map(|i| (i * 7 % 251).to_le_bytes()[0]));
     bytes
-}
-
-/// Tells that a test is skipped, and why.
-pub fn skip(test: &str, reason: &str) {
-    let notice = format!("kapsel-skip: {test}: {reason}\n");
-    std::io::stderr().write_all(notice.as_bytes()).unwrap();
-}
-
-/// Whether all of `tools` can be run; else a notice that `test` is skipped.
-pub fn can_run(test: &str, tools: &[&str]) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let dirs: Vec<PathBuf> =
-        std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).collect();
-    let missing: Vec<&&str> =
-        tools.iter().filter(|tool| !dirs.iter().any(|dir| dir.join(tool).is_file())).collect();
-    if !missing.is_empty() {
-        skip(test, &format!("not installed: {missing:?}"));
-    }
-    missing.is_empty()
 }
 
 /// Runs another program in the directory, which must succeed; what it said.

@@ -1,23 +1,10 @@
 //! Runs the programs that judge what this crate makes.
 
-use std::io::Write;
-use std::path::PathBuf;
+mod tools;
+
 use std::process::{Command, Output};
 
-/// Whether all of `tools` can be run; else a notice that `test` is skipped.
-pub fn can_run(test: &str, tools: &[&str]) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let dirs: Vec<PathBuf> =
-        std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).collect();
-    let missing: Vec<&&str> =
-        tools.iter().filter(|tool| !dirs.iter().any(|dir| dir.join(tool).is_file())).collect();
-    if missing.is_empty() {
-        return true;
-    }
-    let notice = format!("kapsel-skip: {test}: not installed: {missing:?}\n");
-    std::io::stderr().write_all(notice.as_bytes()).unwrap();
-    false
-}
+pub use tools::can_run;
 
 /// What `program` did and said.
 pub fn run(program: &str, args: &[&str]) -> Output {
