@@ -17,7 +17,7 @@
 //! and guest memory, unless the host's socket is full.
 
 pub mod conn;
-mod events;
+mod face;
 pub mod host;
 pub mod muxer;
 pub mod packet;
@@ -36,7 +36,7 @@ use log::error;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
 
-use self::events::EventQueue;
+use self::face::{F_SEQPACKET, F_STREAM, QUEUE_SIZES, TX};
 use self::host::HostError;
 use self::muxer::{Filled, Muxer};
 use self::packet::Kind;
@@ -48,18 +48,6 @@ use crate::virtio::{
     ActivateError, Activation, Chain, QueueError, VirtioDevice, Virtqueue, device_id, watch_kicks,
 };
 
-/// Queue of packets to the guest.
-const RX: usize = 0;
-/// Queue of packets from the guest.
-const TX: usize = 1;
-/// Data of the event queue's kick.
-const EVENT: u32 = 2;
-/// Sizes of the rx, the tx and the event queue. Many small rx buffers, as Linux has them, make one large read.
-const QUEUE_SIZES: [u16; 3] = [256, 256, 16];
-/// Stream sockets are supported (5.10.3).
-const F_STREAM: u64 = 1 << 0;
-/// Seqpacket sockets are supported (5.10.3).
-const F_SEQPACKET: u64 = 1 << 1;
 /// Connections that either side may have asked for at a time.
 const DEFAULT_LIMIT: usize = 4096;
 /// One call from the event loop serves at most this many rounds; each takes and sends at most so many chains,
@@ -127,7 +115,6 @@ pub struct Vsock {
     guest_cid: u64,
     muxer: Muxer,
     kicks: [EventFd; 3],
-    events: EventQueue,
     untold: Untold,
     active: Option<Active>,
 }
@@ -139,15 +126,14 @@ impl Vsock {
     /// # Errors
     /// When the context id is reserved, the socket's path is taken, or descriptors have run out.
     pub fn new(config: VsockConfig) -> Result<Self, VsockError> {
-        events::check_cid(config.guest_cid)?;
-        let kicks = events::kicks()?;
+        face::check_cid(config.guest_cid)?;
+        let kicks = face::kicks()?;
         let mut muxer = Muxer::new(config.guest_cid, DEFAULT_LIMIT).map_err(VsockError::Descriptors)?;
         if let Some(path) = &config.socket {
             muxer.listen(path)?;
         }
-        let events = EventQueue::default();
         let untold = Untold::new().map_err(VsockError::Descriptors)?;
-        Ok(Self { guest_cid: config.guest_cid, muxer, kicks, events, untold, active: None })
+        Ok(Self { guest_cid: config.guest_cid, muxer, kicks, untold, active: None })
     }
 
     /// At most `limit` connections at a time that the guest asked for, and as many that the host asked for,
@@ -172,16 +158,6 @@ impl Vsock {
         self.muxer.claim(port, Kind::Seqpacket, accept);
     }
 
-    /// The VM goes on somewhere else or from an earlier state: every connection is gone, and the driver is told,
-    /// so that its sockets do not wait for peers that know nothing of them (5.10.6.9).
-    pub fn transport_reset(&mut self) {
-        if self.active.is_some() {
-            self.muxer.drop_connections();
-            let told = self.events.transport_reset();
-            self.check(told);
-        }
-    }
-
     /// Serves both queues, then asks for what it cannot go on without: kicks, events, another call.
     fn serve(&mut self) {
         let Some(active) = &mut self.active else { return };
@@ -189,8 +165,7 @@ impl Vsock {
             Ok(done) => {
                 self.muxer.settle_watches();
                 if !done {
-                    // Fails only when the counter is full, and then the event is pending already.
-                    let _ = self.kicks[TX].write(1);
+                    face::look_again(&self.kicks[TX..=TX]);
                 }
             }
             Err(error) => self.check(Err(error)),
@@ -313,28 +288,23 @@ impl VirtioDevice for Vsock {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        events::read_config(self.guest_cid, offset, data);
+        face::read_config(self.guest_cid, offset, data);
     }
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
         self.reset();
         let Activation { queues, interrupt, features, .. } = activation;
-        let mut queues = queues.into_iter();
-        let mut queue = |index| queues.next().flatten().ok_or(ActivateError::QueueMissing(index));
-        let (mut rx, tx) = (queue(RX)?, queue(TX)?);
+        let [mut rx, tx] = face::data_queues(queues)?;
         rx.disable_kicks().map_err(|error| ActivateError::Host(io::Error::other(error)))?;
         self.muxer.start(features & F_SEQPACKET != 0).map_err(ActivateError::Host)?;
-        self.events.activate(queues.next().flatten());
         self.active = Some(Active { rx, tx, chain: Chain::default(), interrupt });
-        // What the driver offered before now may have been kicked for in vain.
-        let _ = self.kicks[TX].write(1);
+        face::look_again(&self.kicks[TX..=TX]);
         Ok(())
     }
 
     fn reset(&mut self) {
         self.active = None;
         self.untold.clear();
-        self.events.reset();
         self.muxer.stop();
     }
 
@@ -346,7 +316,7 @@ impl VirtioDevice for Vsock {
 
 impl MutEventSubscriber for Vsock {
     fn init(&mut self, ops: &mut EventOps<'_>) {
-        watch_kicks(&self.kicks, ops);
+        watch_kicks(&self.kicks[..=TX], ops);
         // The host's sockets come and go in an epoll of their own: a reset has no `EventOps` at hand, and
         // the news of many sockets is one event, answered with one interrupt.
         if let Err(error) = ops.add(Events::with_data(self.muxer.epoll(), HOST, EventSet::IN)) {
@@ -362,10 +332,6 @@ impl MutEventSubscriber for Vsock {
         match events.data() {
             HOST => self.muxer.poll(),
             TIMER => return self.tell_if_due(),
-            EVENT => {
-                let served = self.events.serve();
-                return self.check(served);
-            }
             _ => {}
         }
         self.serve();

@@ -6,9 +6,8 @@
 //!         <──call (irqfd)─────              <──
 //! ```
 //!
-//! The kernel has the rx and the tx queue; no packet comes through this process. The registers, the
-//! configuration space and the event queue are ours. What the kernel finds wrong with a ring it says through an
-//! eventfd.
+//! The kernel has the rx and the tx queue; no packet comes through this process. The registers and the
+//! configuration space are ours. What the kernel finds wrong with a ring it says through an eventfd.
 
 use std::io;
 use std::sync::Arc;
@@ -22,18 +21,11 @@ use virtio_bindings::virtio_config::VIRTIO_F_ACCESS_PLATFORM;
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::events::{self, EventQueue};
-use super::{F_SEQPACKET, F_STREAM, QUEUE_SIZES, VsockError};
+use super::VsockError;
+use super::face::{self, F_SEQPACKET, F_STREAM, QUEUE_SIZES, RX, TX};
 use crate::irq::Interrupt;
 use crate::virtio::mmio::TRANSPORT_FEATURES;
 use crate::virtio::{ActivateError, Activation, VirtioDevice, Virtqueue, device_id};
-
-/// The queues that the kernel serves: rx and tx.
-const KERNEL_QUEUES: usize = 2;
-/// Index of the event queue.
-const EVENT: usize = 2;
-/// Data of the event of a broken ring; a kick's is its queue.
-const BROKEN: u32 = u32::MAX;
 
 /// The kernel's vhost-vsock cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +48,6 @@ pub struct KernelVsock {
     features: u64,
     kicks: [EventFd; 3],
     broken: EventFd,
-    events: EventQueue,
     /// There while the kernel serves the queues.
     interrupt: Option<Arc<Interrupt>>,
 }
@@ -71,7 +62,7 @@ impl KernelVsock {
     /// # Errors
     /// When the context id is reserved or taken, or the host has no vhost-vsock.
     pub fn new(guest_cid: u64, memory: &GuestMemoryMmap) -> Result<Self, VsockError> {
-        events::check_cid(guest_cid)?;
+        face::check_cid(guest_cid)?;
         let kernel = VhostFile::new(Arc::new(memory.clone())).map_err(VhostError::Open)?;
         call("VHOST_SET_OWNER", kernel.set_owner())?;
         match kernel.set_guest_cid(guest_cid) {
@@ -81,24 +72,9 @@ impl KernelVsock {
             set => call("VHOST_VSOCK_SET_GUEST_CID", set)?,
         }
         let features = call("VHOST_GET_FEATURES", kernel.get_features())?;
-        let kicks = events::kicks()?;
+        let kicks = face::kicks()?;
         let broken = EventFd::new(EFD_NONBLOCK).map_err(VsockError::Descriptors)?;
-        let events = EventQueue::default();
-        Ok(Self { guest_cid, kernel, features, kicks, broken, events, interrupt: None })
-    }
-
-    /// As [`Vsock::transport_reset`](super::Vsock::transport_reset).
-    pub fn transport_reset(&mut self) {
-        let told = self.events.transport_reset();
-        self.settle(told);
-    }
-
-    fn settle(&mut self, served: Result<(), crate::virtio::QueueError>) {
-        if let Err(error) = served {
-            // The driver's doing, which it may repeat for ever: not for the log.
-            log::debug!("virtio-vsock: {error}");
-            self.give_up();
-        }
+        Ok(Self { guest_cid, kernel, features, kicks, broken, interrupt: None })
     }
 
     fn give_up(&mut self) {
@@ -173,29 +149,22 @@ impl VirtioDevice for KernelVsock {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        events::read_config(self.guest_cid, offset, data);
+        face::read_config(self.guest_cid, offset, data);
     }
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
         self.reset();
         let Activation { memory, queues, interrupt, features } = activation;
-        let mut queues = queues.into_iter();
-        let mut queue = |index| queues.next().flatten().ok_or(ActivateError::QueueMissing(index));
-        let kernel_queues = (0..KERNEL_QUEUES).map(&mut queue).collect::<Result<Vec<_>, _>>()?;
-        self.events.activate(queues.next().flatten());
+        let queues = face::data_queues(queues)?;
         interrupt.raised_by_kernel();
-        self.start(&memory, &kernel_queues, &interrupt, features)
+        self.start(&memory, &queues, &interrupt, features)
             .map_err(|error| ActivateError::Host(io::Error::other(error)))?;
         self.interrupt = Some(interrupt);
-        // What the driver offered before now may have been kicked for in vain.
-        for kick in &self.kicks[..KERNEL_QUEUES] {
-            let _ = kick.write(1);
-        }
+        face::look_again(&self.kicks[RX..=TX]);
         Ok(())
     }
 
     fn reset(&mut self) {
-        self.events.reset();
         self.interrupt = None;
         // Fails only when it never ran. The kernel touches no queue after it.
         if let Err(error) = self.kernel.stop() {
@@ -206,22 +175,14 @@ impl VirtioDevice for KernelVsock {
 
 impl MutEventSubscriber for KernelVsock {
     fn init(&mut self, ops: &mut EventOps<'_>) {
-        let kick = Events::with_data(&self.kicks[EVENT], 2, EventSet::IN | EventSet::EDGE_TRIGGERED);
-        let broken = Events::with_data(&self.broken, BROKEN, EventSet::IN);
-        for (what, events) in [("event queue", kick), ("state of the rings", broken)] {
-            if let Err(error) = ops.add(events) {
-                error!("vsock: watch the {what}: {error}");
-            }
+        if let Err(error) = ops.add(Events::new(&self.broken, EventSet::IN)) {
+            error!("vsock: watch the state of the rings: {error}");
         }
     }
 
-    fn process(&mut self, events: Events, _ops: &mut EventOps<'_>) {
-        if events.data() == BROKEN {
-            let _ = self.broken.read();
-            error!("vsock: the kernel found the driver's queues broken");
-            return self.give_up();
-        }
-        let served = self.events.serve();
-        self.settle(served);
+    fn process(&mut self, _events: Events, _ops: &mut EventOps<'_>) {
+        let _ = self.broken.read();
+        error!("vsock: the kernel found the driver's queues broken");
+        self.give_up();
     }
 }

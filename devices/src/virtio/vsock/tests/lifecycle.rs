@@ -30,6 +30,18 @@ fn the_device_says_what_it_is() {
 }
 
 #[test]
+fn the_event_queue_is_quiet_and_may_be_absent() {
+    let mut guest = Guest::new();
+    assert_eq!(guest.events(), 0, "there is nothing to tell");
+    guest.reset();
+    guest.has_events = false;
+    guest.activate();
+    let _service = UnixListener::bind(guest.service_path(7)).unwrap();
+    guest.connect(1000, 7);
+    assert!(!guest.interrupt.is_reset_needed());
+}
+
+#[test]
 fn reserved_context_ids_are_errors() {
     for guest_cid in [0, 1, 2, 0xffff_ffff, 1 << 32, u64::MAX] {
         let made = Vsock::new(VsockConfig { guest_cid, socket: None });
@@ -291,7 +303,7 @@ fn four_thousand_connections_at_a_time() {
 }
 
 /// Both ends of each connection are this process's.
-fn raise_descriptor_limit() {
+pub fn raise_descriptor_limit() {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` lives across both calls.
     unsafe {

@@ -365,24 +365,6 @@ fn a_port_is_claimed_for_one_type() {
     assert_eq!(receive(&ours).0, [b"claimed"]);
 }
 
-/// 5.10.6.9: the driver is told once it has a buffer, and nothing of before reaches it.
-#[test]
-fn a_transport_reset_drops_connections_and_says_so() {
-    let (mut guest, mut socket, host) = connected();
-    socket.send(&mut guest, b"kept", 100);
-    guest.device.lock().unwrap().transport_reset();
-    guest.step();
-    assert!(guest.inbox.is_empty());
-    assert_eq!(guest.census()[0], 0);
-    assert_eq!(receive(&host), (vec![b"kept".to_vec()], true));
-    assert_eq!(guest.events(), [0]);
-    let service = listen(&guest, 8);
-    let mut again = guest.connect_as(Kind::Seqpacket, 1000, 8);
-    again.send(&mut guest, b"anew", 100);
-    assert_eq!(receive(&service.accept().unwrap().unwrap()).0, [b"anew"]);
-    assert!(guest.events().is_empty(), "told once");
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
