@@ -10,8 +10,8 @@
 //!
 //! Each direction ends for itself. The guest's SHUTDOWN(send) becomes a `shutdown(Write)` of the socket once
 //! the backlog is gone; the socket's end of file becomes SHUTDOWN(send) once everything before it is
-//! delivered; a host that stops reading becomes SHUTDOWN(receive), when the next send to it fails: a Unix
-//! socket says so no earlier. The guest ends the whole with SHUTDOWN(both), which an RST answers, or with an RST.
+//! delivered; a host that stops reading becomes SHUTDOWN(receive), when the next send to it fails: no event of
+//! a Unix socket stands for that (`host::tests`), as none of TCP does. The guest ends the whole with SHUTDOWN(both), which an RST answers, or with an RST.
 //!
 //! A seqpacket connection differs in what is passed on at a time, a whole message: the guest's is gathered in the
 //! backlog until its end; the host's is taken out of its socket once the guest has credit for all of it, and
@@ -19,6 +19,8 @@
 
 mod backlog;
 mod incoming;
+#[cfg(test)]
+mod tests;
 
 use std::io::ErrorKind;
 use std::net::Shutdown;

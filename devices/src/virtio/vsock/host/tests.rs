@@ -5,6 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+
 use super::handshake::{MAX_LINE, parse_line};
 use super::socket::Peeked;
 use super::*;
@@ -208,4 +210,43 @@ fn only_a_private_directory_asks_who_a_client_is() {
         let _client = UnixStream::connect(&path).unwrap();
         assert!(listener.accept().unwrap().unwrap().is_ours().unwrap());
     }
+}
+
+/// What an epoll says of a socket now.
+fn news(epoll: &Epoll) -> Vec<EventSet> {
+    let mut events = [EpollEvent::default(); 4];
+    let count = epoll.wait(0, &mut events).unwrap();
+    events[..count].iter().map(EpollEvent::event_set).collect()
+}
+
+/// Why the guest hears only with its next send that a client of the host receives no more: no event stands for it. By edge
+/// the kernel does wake who waits for room, but it does so as well each time the client reads, which would cost every
+/// message a turn of the event loop.
+#[test]
+fn nothing_tells_a_peer_that_shut_its_receiving_side_from_one_that_reads() {
+    let watch = |socket: &UnixStream, events| {
+        let epoll = Epoll::new().unwrap();
+        epoll.ctl(ControlOperation::Add, socket.as_raw_fd(), EpollEvent::new(events, 0)).unwrap();
+        epoll
+    };
+    let [reads, shuts] = [true, false].map(|reads| {
+        let (ours, mut peer) = UnixStream::pair().unwrap();
+        (&ours).write_all(b"x").unwrap();
+        let ends = EventSet::IN | EventSet::READ_HANG_UP | EventSet::HANG_UP | EventSet::ERROR;
+        let level = watch(&ours, ends | EventSet::OUT);
+        let edges =
+            [ends, ends | EventSet::OUT].map(|events| watch(&ours, events | EventSet::EDGE_TRIGGERED));
+        let before = edges.each_ref().map(news);
+        assert_eq!(before, [vec![], vec![EventSet::OUT]]);
+        if reads {
+            peer.read_exact(&mut [0]).unwrap();
+        } else {
+            peer.shutdown(std::net::Shutdown::Read).unwrap();
+            let refused = (&ours).write(b"x").unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::BrokenPipe, "only a send is told");
+        }
+        (news(&level), edges.each_ref().map(news))
+    });
+    assert_eq!(reads, (vec![EventSet::OUT], [vec![], vec![EventSet::OUT]]));
+    assert_eq!(shuts, reads);
 }

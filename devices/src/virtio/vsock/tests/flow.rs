@@ -347,27 +347,6 @@ fn a_stalled_guest_is_asked_for_credit_once() {
 }
 
 #[test]
-fn a_stalled_connection_holds_up_no_other() {
-    let mut guest = Guest::new();
-    let service = UnixListener::bind(guest.service_path(7)).unwrap();
-    let (mut stuck, mut lively) = (guest.connect(1000, 7), guest.connect(1001, 7));
-    let (stuck_host, mut lively_host) = (service.accept().unwrap().0, service.accept().unwrap().0);
-    // Neither end of the first one takes anything.
-    (stuck.reading, stuck.buf_alloc) = (false, 10_000);
-    let header = stuck.header(op::CREDIT_UPDATE);
-    guest.send(&header, &[]);
-    stuck_host.set_nonblocking(true).unwrap();
-    while (&stuck_host).write(&[1; 65536]).is_ok() {}
-    while stuck.send(&mut guest, &[2; 65536], 65536) > 0 {}
-    assert_eq!(stuck.credit(), 0);
-    let data = pattern(1 << 20);
-    guest_sends(&mut guest, &mut lively, &mut lively_host, &data, 65536);
-    lively_host.set_nonblocking(true).unwrap();
-    host_sends(&mut guest, &mut lively, &mut lively_host, &data);
-    assert!(lively.received == data);
-}
-
-#[test]
 fn connections_take_turns() {
     let mut guest = Guest::new();
     let service = UnixListener::bind(guest.service_path(7)).unwrap();

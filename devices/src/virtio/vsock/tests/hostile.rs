@@ -320,6 +320,105 @@ fn a_payload_that_changes_under_the_device_harms_nobody() {
     assert_eq!(received, zerocopy::IntoBytes::as_bytes(&header));
 }
 
+#[test]
+fn a_reset_opens_no_connection() {
+    let mut guest = Guest::new();
+    let service = UnixListener::bind(guest.service_path(7)).unwrap();
+    service.set_nonblocking(true).unwrap();
+    guest.send(&packet(KEY, op::RST), &[]);
+    assert!(guest.inbox.is_empty());
+    assert!(service.accept().is_err(), "a reset is no request");
+    assert_eq!(guest.census()[0], 0);
+}
+
+/// 5.10.6: flags that are not defined for an operation are reserved.
+#[test]
+fn reserved_flags_mean_nothing() {
+    let mut guest = Guest::new();
+    let service = UnixListener::bind(guest.service_path(7)).unwrap();
+    let mut socket = guest.connect(1000, 7);
+    let mut host = service.accept().unwrap().0;
+    for flags in [0, !shutdown::BOTH] {
+        socket.shutdown(&mut guest, flags);
+    }
+    let header = Header { len: U32::new(4), flags: U32::new(u32::MAX), ..socket.header(op::RW) };
+    guest.send(&header, b"fine");
+    let mut received = Vec::new();
+    assert!(!read_now(&mut host, &mut received), "neither direction has ended");
+    assert_eq!(received, b"fine");
+    for op in [op::CREDIT_UPDATE, op::CREDIT_REQUEST] {
+        let header = Header { flags: U32::new(u32::MAX), ..socket.header(op) };
+        guest.send(&header, &[]);
+    }
+    host.write_all(b"and back").unwrap();
+    guest.step();
+    socket.absorb(&mut guest);
+    assert!(!socket.reset && socket.shut == 0);
+    assert_eq!(socket.received, b"and back");
+    socket.shutdown(&mut guest, u32::MAX);
+    assert!(socket.reset, "both directions have ended");
+    assert_eq!(guest.census()[0], 0);
+}
+
+#[test]
+fn payload_of_a_control_packet_is_not_data() {
+    let mut guest = Guest::new();
+    let service = UnixListener::bind(guest.service_path(7)).unwrap();
+    let long = |header: Header| Header { len: U32::new(3), ..header };
+    guest.send(&long(packet(KEY, op::REQUEST)), b"bad");
+    assert_eq!(guest.receive_op(), op::RESPONSE);
+    let mut host = service.accept().unwrap().0;
+    for op in [op::CREDIT_UPDATE, op::CREDIT_REQUEST] {
+        guest.send(&long(packet(KEY, op)), b"bad");
+    }
+    let mut received = Vec::new();
+    assert!(!read_now(&mut host, &mut received));
+    assert!(received.is_empty(), "{received:?}");
+    guest.inbox.clear();
+    guest.send(&long(packet(KEY, op::RST)), b"bad");
+    assert!(read_now(&mut host, &mut received) && received.is_empty());
+    assert_eq!(guest.census()[0], 0);
+}
+
+#[test]
+fn before_its_answer_a_connection_of_the_host_takes_nothing() {
+    for op in [op::RW, op::SHUTDOWN, op::CREDIT_UPDATE, op::CREDIT_REQUEST, op::REQUEST, 0, 99] {
+        let mut guest = Guest::new();
+        let mut client = std::os::unix::net::UnixStream::connect(guest.path()).unwrap();
+        client.write_all(b"CONNECT 55\n").unwrap();
+        let (request, _) = guest.receive();
+        let key = Key { host: request.src_port.get(), guest: 55 };
+        guest.send(&packet(key, op), &[]);
+        assert_eq!(guest.receive_op(), op::RST, "operation {op}");
+        let mut received = Vec::new();
+        assert!(read_now(&mut client, &mut received) && received.is_empty(), "the client was let in");
+        assert_eq!(guest.census()[0], 0);
+    }
+}
+
+#[test]
+fn a_buffer_that_shrinks_takes_no_more() {
+    let mut guest = Guest::new();
+    let service = UnixListener::bind(guest.service_path(7)).unwrap();
+    let mut socket = guest.connect(1000, 7);
+    let mut host = service.accept().unwrap().0;
+    socket.reading = false;
+    for (buf_alloc, received) in [(1000, 1000), (500, 1000), (0, 1000), (1001, 1001), (u32::MAX, 5000)] {
+        socket.buf_alloc = buf_alloc;
+        let header = socket.header(op::CREDIT_UPDATE);
+        guest.send(&header, &[]);
+        // What is unread may be more than the buffer is now: only what is new must fit.
+        socket.buf_alloc = u32::MAX;
+        if received == 1000 && buf_alloc == 1000 {
+            host.write_all(&pattern(5000)).unwrap();
+        }
+        guest.step();
+        socket.absorb(&mut guest);
+        assert_eq!(socket.received.len(), received, "with room for {buf_alloc}");
+    }
+    assert!(socket.received == pattern(5000));
+}
+
 /// A value, and how often.
 fn header() -> impl Strategy<Value = Header> {
     let few = |values: &'static [u32]| prop::sample::select(values).prop_map(U32::new);

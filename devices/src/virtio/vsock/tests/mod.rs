@@ -8,3 +8,4 @@ mod lifecycle;
 mod messages;
 mod ring;
 mod socket;
+mod stalled;
