@@ -115,7 +115,7 @@ impl Interrupt {
 
     /// The pending bits, as the InterruptStatus register shows them.
     pub fn status(&self) -> u32 {
-        u32::from_le(self.status_word().load(Ordering::SeqCst)) | self.standing.load(Ordering::SeqCst)
+        u32::from_le(self.status_word().load(Ordering::SeqCst))
     }
 
     /// From here to the next reset the kernel serves the queues and raises the line by itself. It knows nothing of
@@ -123,17 +123,19 @@ impl Interrupt {
     /// looks at its queues and finds nothing.
     pub fn raised_by_kernel(&self) {
         self.standing.store(STATUS_USED_BUFFER, Ordering::SeqCst);
+        self.status_word().fetch_or(STATUS_USED_BUFFER.to_le(), Ordering::SeqCst);
     }
 
     /// Clears the bits that the driver wrote to InterruptACK.
     pub fn acknowledge(&self, bits: u32) {
+        let bits = bits & !self.standing.load(Ordering::SeqCst);
         self.status_word().fetch_and((!bits).to_le(), Ordering::SeqCst);
     }
 
     /// Back to quiet, for a device reset.
     pub fn reset(&self) {
-        self.status_word().store(0, Ordering::SeqCst);
         self.standing.store(0, Ordering::SeqCst);
+        self.status_word().store(0, Ordering::SeqCst);
         self.needs_reset.store(false, Ordering::SeqCst);
     }
 
@@ -186,5 +188,22 @@ mod tests {
         irq.reset();
         assert!(!irq.is_reset_needed());
         assert_eq!(irq.status(), 0);
+    }
+
+    #[test]
+    fn what_the_kernel_raises_stands_in_the_page_until_a_reset() {
+        let region = std::sync::Arc::new(vm_memory::MmapRegion::new(4096).unwrap());
+        let page = RegisterPage::new(region, 0);
+        let word = || page.as_ref().unwrap().word(VIRTIO_MMIO_INTERRUPT_STATUS).load(Ordering::SeqCst);
+        let irq = Interrupt::new().unwrap().shown(page.clone());
+        irq.raised_by_kernel();
+        irq.config_change();
+        irq.acknowledge(STATUS_USED_BUFFER | STATUS_CONFIG_CHANGE);
+        assert_eq!(u32::from_le(word()), STATUS_USED_BUFFER);
+        irq.reset();
+        assert_eq!(word(), 0);
+        irq.used_buffer();
+        irq.acknowledge(STATUS_USED_BUFFER);
+        assert_eq!(word(), 0);
     }
 }

@@ -57,8 +57,9 @@ pub fn build(kvm: &Kvm, spec: VmSpec, output: Output) -> Result<Vm, BuildError> 
     let rom_memory = rom.as_ref().map(|rom| memory::register_rom(&vm, &memory, rom)).transpose()?;
     let free_slot =
         u32::try_from(vm_memory::GuestMemoryBackend::num_regions(&memory)).unwrap_or(u32::MAX) + 1;
-    let disk_pages = spec.disks.len() as u64 * slots::STRIDE;
-    let pages = memory::register_pages(&vm, free_slot, Slot::Disk(0).base(), disk_pages)?;
+    let shown = if spec.vsock.is_some() { Slot::Vsock } else { Slot::Disk(0) };
+    let len = Slot::Disk(0).base() + spec.disks.len() as u64 * slots::STRIDE - shown.base();
+    let pages = memory::register_pages(&vm, free_slot, shown.base(), len)?.map(|pages| (shown, pages));
     arch::create_interrupt_controller(&vm).map_err(|e| BuildError::Kvm("KVM_CREATE_IRQCHIP", e))?;
 
     let state = loading::load(&memory, &spec, rom.as_ref())?;
@@ -144,8 +145,8 @@ struct Machine<'a> {
     vm: &'a VmFd,
     memory: &'a GuestMemoryMmap,
     vcpus: u8,
-    /// The disks' registers, from the first slot of a disk on.
-    pages: Option<Arc<MmapRegion>>,
+    /// Registers that the guest reads as memory, from this slot on.
+    pages: Option<(Slot, Arc<MmapRegion>)>,
     mmio: Bus,
     devices: Vec<Subscriber>,
     virtio: Vec<Arc<Mutex<dyn VirtioDevice>>>,
@@ -159,8 +160,8 @@ impl Machine<'_> {
         let device = Arc::new(Mutex::new(device));
         let page = match slot {
             // The other devices change their configuration, or have no such interrupts.
-            Slot::Disk(_) => self.pages.as_ref().and_then(|pages| {
-                let offset = usize::try_from(slot.base() - Slot::Disk(0).base()).ok()?;
+            Slot::Disk(_) | Slot::Vsock => self.pages.as_ref().and_then(|(first, pages)| {
+                let offset = usize::try_from(slot.base() - first.base()).ok()?;
                 RegisterPage::new(Arc::clone(pages), offset)
             }),
             _ => None,
