@@ -70,3 +70,40 @@ fn v1_2_5_2_6_2_ranges_are_checked() {
         assert_eq!(outcome.status, IOERR, "no extent is writable");
     }
 }
+
+/// The limits of one range are those of the configuration (5.2.4): up to them it is done, past them refused.
+#[test]
+fn v1_2_5_2_6_2_a_range_has_as_many_sectors_as_were_offered() {
+    const SECTORS: u64 = 1 << 22;
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(SECTORS * 512).unwrap();
+    let disk = CompositeDisk::from_file(Arc::new(file), SECTORS * 512, true).unwrap();
+    let mut driver = start(disk, false, ALL);
+    let limits = [(VIRTIO_BLK_T_DISCARD, 36), (VIRTIO_BLK_T_WRITE_ZEROES, 48)];
+    for (kind, at) in limits {
+        let most = u32::try_from(config(&driver, at, 4)).unwrap();
+        let mut status =
+            |sector, count| request(&mut driver, kind, 0, &ranges(&[(sector, count, 0)]), 0).0.status;
+        assert_eq!(status(1, most), OK);
+        assert_eq!(status(SECTORS - u64::from(most), most), OK, "up to the end");
+        assert_eq!(status(0, most + 1), IOERR);
+        assert_eq!(status(SECTORS - u64::from(most) + 1, most), IOERR, "past the end");
+    }
+}
+
+/// A driver that did not negotiate them, or could not since the disk is read-only, cannot ask for them.
+#[test]
+fn v1_2_5_2_6_1_ranges_that_were_not_negotiated_are_unsupported() {
+    let (mut plain, file) = writable();
+    let read_only = CompositeDisk::from_file(Arc::clone(&file), 4096, false).unwrap();
+    let mut read_only = start(read_only, true, 0);
+    for driver in [&mut plain, &mut read_only] {
+        for kind in [VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_WRITE_ZEROES] {
+            for data in [&ranges(&[(0, 1, 0)])[..], &[]] {
+                let (outcome, _) = request(driver, kind, 0, data, 0);
+                assert_eq!(outcome, Outcome { status: UNSUPP, used: 1 });
+            }
+        }
+    }
+    assert_eq!(contents_of(&file), pattern(4096));
+}

@@ -209,3 +209,107 @@ fn a_request_without_room_for_a_status_or_a_header_needs_a_reset() {
         assert_eq!(driver.queue(0).take_used(), None);
     }
 }
+
+/// The header at an odd address, or in two buffers, and the status beside the data or apart: the same request.
+#[test]
+fn v1_2_2_7_4_a_header_may_lie_anywhere_and_in_parts() {
+    let part = |buffer: Buffer, from: u32, len: u32| Buffer {
+        addr: vm_memory::GuestAddress(buffer.addr.0 + u64::from(from)),
+        len,
+    };
+    for kind in [VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT] {
+        for shape in 0..4 {
+            let (mut driver, file) = writable();
+            let queue = driver.queue(0);
+            let odd = queue.allocate(&[&[0xff][..], &header(kind, 2)].concat());
+            let data = queue.allocate(&[0x33; 512]);
+            let status = queue.allocate(&[NONE]);
+            let mut readable = match shape {
+                0 => vec![part(odd, 1, 16)],
+                1 => vec![part(odd, 1, 3), part(odd, 4, 13)],
+                2 => (1..17).map(|at| part(odd, at, 1)).collect(),
+                _ => vec![part(odd, 1, 8), part(odd, 9, 8)],
+            };
+            let mut writable = vec![status];
+            if kind == VIRTIO_BLK_T_IN { &mut writable } else { &mut readable }.push(data);
+            if kind == VIRTIO_BLK_T_IN {
+                writable.rotate_right(1);
+            }
+            queue.add(&readable, &writable);
+            driver.kick(0);
+            settle(&mut driver);
+            let used = if kind == VIRTIO_BLK_T_IN { 513 } else { 1 };
+            assert_eq!(driver.queue(0).take_used(), Some((0, used)), "{kind} {shape}");
+            assert_eq!(driver.queue(0).content(status), [OK]);
+            assert_eq!(driver.queue(0).content(data), contents_of(&file)[1024..1536], "{kind} {shape}");
+            let expected =
+                if kind == VIRTIO_BLK_T_IN { pattern(4096)[1024..1536].to_vec() } else { vec![0x33; 512] };
+            assert_eq!(contents_of(&file)[1024..1536], expected);
+        }
+    }
+}
+
+/// A driver has no use for an empty buffer: wherever it stands, the chain is a broken one.
+#[test]
+fn an_empty_buffer_needs_a_reset() {
+    for (kind, at) in
+        [(VIRTIO_BLK_T_OUT, 1), (VIRTIO_BLK_T_IN, 1), (VIRTIO_BLK_T_IN, 2), (VIRTIO_BLK_T_FLUSH, 0)]
+    {
+        let (mut driver, file) = writable();
+        let queue = driver.queue(0);
+        let head = queue.allocate(&header(kind, 0));
+        let (data, status) = (queue.allocate(&[0x44; 512]), queue.allocate(&[NONE]));
+        let mut buffers = [head, data, status];
+        buffers[at].len = 0;
+        let readable = if kind == VIRTIO_BLK_T_IN { 1 } else { 2 };
+        queue.add(&buffers[..readable], &buffers[readable..]);
+        driver.kick(0);
+        assert_eq!(driver.read(VIRTIO_MMIO_STATUS), 15 | 64, "{kind} {at}");
+        assert_eq!((driver.queue(0).take_used(), contents_of(&file)), (None, pattern(4096)));
+    }
+}
+
+/// Data where none belongs, and none where some does: nothing is read, written or overrun.
+#[test]
+fn requests_with_no_data_or_too_much_of_it_are_answered() {
+    let (mut driver, file) = writable();
+    // Zero sectors are as many as any disk has.
+    for kind in [VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT] {
+        assert_eq!(request(&mut driver, kind, 8, &[], 0).0, Outcome { status: OK, used: 1 });
+        assert_eq!(
+            request(&mut driver, kind, 9, &[], 0).0,
+            Outcome { status: IOERR, used: 1 },
+            "past the end"
+        );
+    }
+    // A read has no data to give, a write none to take: what is there of the other kind stays as it is.
+    let (outcome, data) = request(&mut driver, VIRTIO_BLK_T_IN, 0, &[0x66; 512], 512);
+    assert_eq!((outcome, data), (Outcome { status: OK, used: 513 }, pattern(512)));
+    let (outcome, data) = request(&mut driver, VIRTIO_BLK_T_OUT, 0, &[0x66; 512], 512);
+    assert_eq!((outcome.status, data), (OK, vec![0; 512]));
+    assert_eq!(contents_of(&file)[..513], [&[0x66; 512][..], &pattern(4096)[512..513]].concat());
+    let (outcome, data) = request(&mut driver, VIRTIO_BLK_T_FLUSH, 0, &[1; 512], 512);
+    assert_eq!((outcome.status, data), (OK, vec![0; 512]));
+    assert_eq!(request(&mut driver, VIRTIO_BLK_T_GET_ID, 0, &[], 0).0, Outcome { status: OK, used: 1 });
+}
+
+/// A disk of 2.5 sectors has 2, and the rest of its file is nobody's.
+#[test]
+fn v1_2_5_2_4_a_part_of_a_sector_is_not_on_the_disk() {
+    let file = file_of(&pattern(1280));
+    let disk = CompositeDisk::from_file(Arc::clone(&file), 1280, true).unwrap();
+    let mut driver = start(disk, false, ALL);
+    assert_eq!(config(&driver, 0, 8), 2);
+    assert_eq!(read(&mut driver, 1, 512).0.status, OK);
+    for (sector, len) in [(2, 512), (1, 1024)] {
+        assert_eq!(read(&mut driver, sector, len).0.status, IOERR);
+        assert_eq!(write(&mut driver, sector, &vec![1; len]).status, IOERR);
+    }
+    for kind in [VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_WRITE_ZEROES] {
+        let status =
+            |driver: &mut Driver<Block>, range| request(driver, kind, 0, &ranges(&[range]), 0).0.status;
+        assert_eq!(status(&mut driver, (1, 2, 0)), IOERR);
+        assert_eq!(status(&mut driver, (2, 1, 0)), IOERR);
+    }
+    assert_eq!(contents_of(&file), pattern(1280));
+}
