@@ -84,6 +84,24 @@ impl Status {
     }
 }
 
+/// The header of a request (5.2.6), as it was when it was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// The type of the request.
+    pub kind: u32,
+    /// Where a transfer begins, in sectors.
+    pub sector: u64,
+}
+
+impl Header {
+    /// The header in two little-endian words; the reserved half of the first says nothing.
+    #[inline]
+    fn of([first, sector]: [u64; 2]) -> Self {
+        let [a, b, c, d, ..] = first.to_le_bytes();
+        Self { kind: u32::from_le_bytes([a, b, c, d]), sector }
+    }
+}
+
 /// The memory of the guest that a request came from.
 #[derive(Debug)]
 pub struct Guest {
@@ -105,23 +123,28 @@ impl Guest {
 
     /// The first 16 bytes of a buffer, if they are aligned and in one piece.
     #[inline]
-    pub(super) fn words(&mut self, buffer: Buffer) -> Option<[u64; 2]> {
+    fn words(&mut self, buffer: Buffer) -> Option<[u64; 2]> {
         let place = self.find(buffer).filter(|_| buffer.len as usize >= HEADER_SIZE)?.cast::<AtomicU64>();
         // SAFETY: 16 bytes of guest memory, aligned, which stays mapped; the guest may write to it meanwhile.
         let words = place.is_aligned().then(|| unsafe { [place.as_ref(), place.add(1).as_ref()] })?;
         Some(words.map(|word| u64::from_le(word.load(Ordering::Relaxed))))
     }
 
-    /// The header of a chain, as two words.
-    fn header(&mut self, chain: &Chain) -> Result<Option<[u64; 2]>, QueueError> {
+    /// The header of a chain. It is read once for each request: the guest may change it at any time.
+    ///
+    /// # Errors
+    /// When the chain is too short to have one.
+    #[inline]
+    pub fn header(&mut self, chain: &Chain) -> Result<Header, QueueError> {
         if let Some(words) = chain.readable().first().and_then(|first| self.words(*first)) {
-            return Ok(Some(words));
+            return Ok(Header::of(words));
         }
         let mut bytes = [0; HEADER_SIZE];
-        let whole = chain.read_at(&self.memory, 0, &mut bytes)? == HEADER_SIZE;
+        if chain.read_at(&self.memory, 0, &mut bytes)? < HEADER_SIZE {
+            return Err(QueueError::NoRoom { head: chain.head(), what: "a request header" });
+        }
         let [a, b, c, d, e, f, g, h, sector @ ..] = bytes;
-        let words = [u64::from_le_bytes([a, b, c, d, e, f, g, h]), u64::from_le_bytes(sector)];
-        Ok(whole.then_some(words))
+        Ok(Header::of([u64::from_le_bytes([a, b, c, d, e, f, g, h]), u64::from_le_bytes(sector)]))
     }
 
     /// Writes one byte.
@@ -197,19 +220,20 @@ pub struct Request<'c> {
 }
 
 impl<'c> Request<'c> {
-    /// Reads the header of `chain`.
+    /// The request of `chain`, which begins with `header`.
     ///
     /// # Errors
-    /// When the chain has no room for a status, so that it cannot be answered, or no whole header.
-    pub fn parse(chain: &'c Chain, guest: &mut Guest, limits: &Limits) -> Result<Self, QueueError> {
-        let head = chain.head();
+    /// When the chain has no room for a status, so that it cannot be answered.
+    pub fn parse(
+        header: Header,
+        chain: &'c Chain,
+        guest: &Guest,
+        limits: &Limits,
+    ) -> Result<Self, QueueError> {
+        let (head, Header { kind, sector }) = (chain.head(), header);
         let Some(data_in) = chain.writable_len().checked_sub(1) else {
             return Err(QueueError::NoRoom { head, what: "a status" });
         };
-        let Some([first, sector]) = guest.header(chain)? else {
-            return Err(QueueError::NoRoom { head, what: "a request header" });
-        };
-        let kind = kind_of(first);
         let memory = guest.memory.as_ref();
         let data_out = chain.readable_len() - HEADER_SIZE as u64;
         let place = |len| limits.place(sector, len);
@@ -255,12 +279,6 @@ impl<'c> Request<'c> {
         let len = bytes.len().min(self.data_size());
         self.chain.write_at(&guest.memory, 0, &bytes[..len]).map(|n| n as u64)
     }
-}
-
-/// The type of a request, by the first word of its header.
-pub(super) fn kind_of(first: u64) -> u32 {
-    let [a, b, c, d, ..] = first.to_le_bytes();
-    u32::from_le_bytes([a, b, c, d])
 }
 
 /// The ranges of a request to discard or to write zeros (5.2.6.2): an unknown flag, and unmap for a discard, are not

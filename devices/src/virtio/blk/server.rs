@@ -115,7 +115,8 @@ impl Server {
         write_through: bool,
         share: &mut Share,
     ) -> Result<Served, QueueError> {
-        if let Some(transfer) = Transfer::of(chain, guest, &self.limits)
+        let header = guest.header(chain)?;
+        if let Some(transfer) = Transfer::of(header, chain, &self.limits)
             && !(transfer.write && (self.read_only || write_through))
         {
             if !share.take(transfer.data.len.into(), false) {
@@ -125,7 +126,7 @@ impl Server {
                 return transfer.answer(guest).map(Served::Answered);
             }
         }
-        let request = Request::parse(chain, guest, &self.limits)?;
+        let request = Request::parse(header, chain, guest, &self.limits)?;
         let lasts =
             matches!(request.operation, Operation::Flush | Operation::Discard(_) | Operation::WriteZeroes(_));
         if !share.take(request.data_len, lasts) {

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Its bytes are in one file and at hand, so that it is one call to the kernel. Whatever is not like this, however little,
-//! goes the whole way of a [`Request`](super::request::Request), which reads it anew.
+//! goes the whole way of a [`Request`](super::request::Request).
 
 use vm_memory::GuestAddress;
 
@@ -15,7 +15,7 @@ use virtio_bindings::virtio_blk::{VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT};
 use super::composite::CompositeDisk;
 use super::disk::Piece;
 use super::engine::{Kind, Operation};
-use super::request::{Guest, HEADER_SIZE, Limits, Status, kind_of};
+use super::request::{Guest, HEADER_SIZE, Header, Limits, Status};
 use super::task::{Mode, WRITE_AT_ONCE};
 use crate::virtio::queue::{Buffer, Chain, QueueError};
 
@@ -32,22 +32,19 @@ pub struct Transfer {
 }
 
 impl Transfer {
-    /// The transfer that `chain` asks for, if it is one.
+    /// The transfer that `chain`, which begins with `header`, asks for, if it is one.
     #[inline]
-    pub fn of(chain: &Chain, guest: &mut Guest, limits: &Limits) -> Option<Self> {
-        let (header, data, status, write) = match (chain.readable(), chain.writable()) {
-            ([header], [data, status]) => (header, data, status, false),
-            ([header, data], [status]) => (header, data, status, true),
+    pub fn of(header: Header, chain: &Chain, limits: &Limits) -> Option<Self> {
+        let (first, data, status, write) = match (chain.readable(), chain.writable()) {
+            ([first], [data, status]) => (first, data, status, false),
+            ([first, data], [status]) => (first, data, status, true),
             _ => return None,
         };
-        if header.len as usize != HEADER_SIZE || status.len != 1 {
+        let kind = if write { VIRTIO_BLK_T_OUT } else { VIRTIO_BLK_T_IN };
+        if first.len as usize != HEADER_SIZE || status.len != 1 || header.kind != kind {
             return None;
         }
-        let [first, sector] = guest.words(*header)?;
-        if kind_of(first) != if write { VIRTIO_BLK_T_OUT } else { VIRTIO_BLK_T_IN } {
-            return None;
-        }
-        let offset = limits.place(sector, u64::from(data.len))?;
+        let offset = limits.place(header.sector, u64::from(data.len))?;
         Some(Self { write, offset, data: *data, status_at: status.addr })
     }
 
