@@ -228,3 +228,52 @@ fn is_elf(kernel: &Path) -> bool {
     std::fs::File::open(kernel).and_then(|mut file| file.read_exact(&mut magic)).is_ok()
         && magic == *b"\x7fELF"
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(command: &Command) -> String {
+        let words: Vec<_> = command.get_args().map(|word| word.to_string_lossy()).collect();
+        words.join(" ")
+    }
+
+    #[test]
+    fn peers_are_asked_for_the_same_vm() {
+        let dir = tempfile::tempdir().unwrap();
+        let kernel = dir.path().join("kernel");
+        std::fs::write(&kernel, crate::elf::pvh(&[])).unwrap();
+        let disks = [(Path::new("/a"), true), (Path::new("/b"), false)];
+        let vm = PeerVm {
+            disks: &disks,
+            vsock: Some(PeerVsock::Vhost(7)),
+            entropy: true,
+            ..PeerVm::new(&kernel, 99, "reboot=k quiet")
+        };
+        let qemu = words(&Qemu.microvm(&vm));
+        let alioth = words(&Alioth::at("alioth").command(&vm));
+        for (text, wanted) in [
+            (&qemu, ["-m 99 ", "readonly=on,file=/a", "readonly=off,file=/b", "guest-cid=7", "virtio-rng"]),
+            (&alioth, ["size=99M ", "path=/a,readonly=true", "path=/b,readonly=false", "cid=7", "--entropy"]),
+        ] {
+            for wanted in wanted {
+                assert!(text.contains(wanted), "{wanted}: {text}");
+            }
+            assert!(
+                text.contains("reboot=t quiet") && text.contains(&kernel.display().to_string()),
+                "{text}"
+            );
+        }
+        assert!(alioth.contains("--pvh"), "{alioth}");
+        std::fs::write(&kernel, crate::elf::bzimage(&[])).unwrap();
+        assert!(words(&Alioth::at("alioth").command(&vm)).contains("--kernel"));
+    }
+
+    #[test]
+    fn an_idle_terminal_is_one() {
+        use std::os::fd::AsRawFd;
+        let (_keeper, terminal) = idle_terminal().unwrap();
+        // SAFETY: no memory is touched.
+        assert_eq!(unsafe { libc::isatty(terminal.as_raw_fd()) }, 1);
+    }
+}
