@@ -5,9 +5,9 @@
 //! time, and reads of 4 KiB one at a time, of a raw image of 64 MiB in memory (tmpfs); streams in packets of 64 KiB, and round trips
 //! of a byte, to and from a thread of this process behind a Unix socket. By `vmm`; the disk by QEMU's microvm (aio=threads) too, where
 //! it is installed; and by a thread of this process that makes the same calls on the same file and on a socket pair, which is the
-//! limit of any monitor with one thread for the device. Beside it the processor time that a request costs the monitor's threads,
-//! without the vCPU's: what else the machine does hardly shows in that. All in turn, round by round; figures are medians.
-//! `KAPSEL_VMM` names another executable to measure.
+//! limit of any monitor with one thread for the device. Beside it the processor time that a request costs the monitor's other threads
+//! than the vCPU's, in which it hardly shows what else the machine does; what the vCPU's thread serves by itself has its whole price in
+//! the rate. All in turn, round by round; figures are medians. `KAPSEL_VMM` names another executable to measure.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark may panic")]
 
@@ -207,8 +207,8 @@ fn limit(file: &File) -> Round {
     })
 }
 
-fn vmm(place: &Place, kernel: &Path, image: &Path, params: &str) -> Command {
-    let socket = place.path().join("v");
+/// The host's end of the guest's streams.
+fn listen(place: &Place) {
     let listener = UnixListener::bind(place.path().join(format!("v_{PORT}"))).unwrap();
     std::thread::spawn(move || {
         while let Ok((stream, _)) = listener.accept() {
@@ -216,12 +216,19 @@ fn vmm(place: &Place, kernel: &Path, image: &Path, params: &str) -> Command {
             std::thread::spawn(move || serve(stream));
         }
     });
-    let config = json!({
+}
+
+fn vmm(place: &Place, kernel: &Path, image: &Path, params: &str, engine: &str) -> Command {
+    let mut config = json!({
         "kernel": kernel, "memory_mib": MEMORY_MIB, "params": params, "discovery": "cmdline",
-        "disks": [{ "image": image, "writable": true }], "vsock": { "backend": "user", "socket": socket }
+        "disks": [{ "image": image, "writable": true, "engine": engine }]
     });
+    if engine == "auto" {
+        config["vsock"] = json!({ "backend": "user", "socket": place.path().join("v") });
+    }
     let mut command = Command::new(use_shipped_vmm());
-    command.arg("--raw-config").arg(place.file("vm.json", config.to_string().as_bytes()));
+    let config = place.file(&format!("{engine}.json"), config.to_string().as_bytes());
+    command.arg("--raw-config").arg(config);
     command
 }
 
@@ -237,7 +244,7 @@ fn report(title: String, runs: &[(&str, Vec<Round>)]) -> Report {
         let rate = |taken: &Taken| amount / taken.time;
         let cost = |taken: &Taken| taken.processor / count * 1e6;
         let mut rates = Figure::more(what, unit);
-        let mut costs = Figure::less(&format!("processor time: {what}"), "us");
+        let mut costs = Figure::less(&format!("processor time beside the vCPU's: {what}"), "us");
         let ran: Vec<(&str, Vec<Taken>)> = runs
             .iter()
             .map(|(subject, rounds)| (*subject, rounds.iter().filter_map(|round| round[n]).collect()))
@@ -269,8 +276,11 @@ fn main() {
     let params = format!("requests={REQUESTS}");
     let rounds = args.count.unwrap_or(ROUNDS);
     let mut subjects: Vec<(&str, Series<'_>)> = vec![(LIMIT, Box::new(|| limit(file.as_file())))];
-    let mut command = vmm(&place, &kernel, file.path(), &params);
-    subjects.push(("vmm", Box::new(move || guest(&mut command))));
+    listen(&place);
+    for (subject, engine) in [("vmm", "auto"), ("vmm, io_uring", "io_uring")] {
+        let mut command = vmm(&place, &kernel, file.path(), &params, engine);
+        subjects.push((subject, Box::new(move || guest(&mut command))));
+    }
     if let Some(qemu) = Qemu::find() {
         let disks = [(file.path(), false)];
         let vm = PeerVm { disks: &disks, ..PeerVm::new(&kernel, MEMORY_MIB, &params) };
