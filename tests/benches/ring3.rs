@@ -5,9 +5,8 @@
 //! time, and reads of 4 KiB one at a time, of a raw image of 64 MiB in memory (tmpfs); streams in packets of 64 KiB, and round trips
 //! of a byte, to and from a thread of this process behind a Unix socket. By `vmm`; the disk by QEMU's microvm (aio=threads) too, where
 //! it is installed; and by a thread of this process that makes the same calls on the same file and on a socket pair, which is the
-//! limit of any monitor with one thread for the device. Beside it the processor time that a request costs the monitor's other threads
-//! than the vCPU's, in which it hardly shows what else the machine does; what the vCPU's thread serves by itself has its whole price in
-//! the rate. All in turn, round by round; figures are medians. `KAPSEL_VMM` names another executable to measure.
+//! limit of any monitor with one thread for the device. Beside it the processor time that a request costs the monitor's threads, without
+//! that in the guest, in which it hardly shows what else the machine does. All in turn, round by round; figures are medians. `KAPSEL_VMM` names another executable to measure.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark may panic")]
 
@@ -73,7 +72,7 @@ const PHASES: [Phase; 8] = [
 struct Taken {
     /// From the line before it to the line behind it.
     time: f64,
-    /// Of all threads but the vCPU's.
+    /// Of all threads, without that in the guest.
     processor: f64,
 }
 
@@ -89,14 +88,30 @@ fn processor_time(thread: &Path) -> Option<f64> {
     Some(text.split(' ').next()?.parse::<f64>().ok()? / 1e9)
 }
 
-/// The same of a monitor's threads, but for that of its vCPU.
-fn processor_time_beside_vcpu(process: u32) -> f64 {
+/// The same without the time in the guest, which the kernel counts in ticks (proc(5): utime, stime, guest_time).
+fn processor_time_beside_guest(thread: &Path) -> Option<f64> {
+    let text = std::fs::read_to_string(thread.join("stat")).ok()?;
+    // The second field may have spaces, but ends with the last bracket.
+    let fields: Vec<f64> = text.rsplit_once(')')?.1.split_whitespace().flat_map(str::parse).collect();
+    let [user, system, guest] = [14, 15, 43].map(|field: usize| fields.get(field - FIRST_NUMBER).copied());
+    Some((user? + system? - guest?) / TICKS)
+}
+
+/// The first field behind the brackets that is a number.
+const FIRST_NUMBER: usize = 4;
+/// Ticks of /proc in a second: the same on every Linux.
+const TICKS: f64 = 100.0;
+
+/// The time of all threads of a monitor, without that in the guest.
+fn monitor_time(process: u32) -> f64 {
     let threads = std::fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
-    let others = threads.filter(|thread| {
-        let name = std::fs::read_to_string(thread.path().join("comm")).unwrap_or_default();
-        !["vcpu", "CPU "].iter().any(|vcpu| name.starts_with(vcpu))
+    let times = threads.filter_map(|thread| {
+        let name = std::fs::read_to_string(thread.path().join("comm")).ok()?;
+        let runs_the_guest = ["vcpu", "CPU "].iter().any(|vcpu| name.starts_with(vcpu));
+        let time = if runs_the_guest { processor_time_beside_guest } else { processor_time };
+        time(&thread.path())
     });
-    others.filter_map(|thread| processor_time(&thread.path())).sum()
+    times.sum()
 }
 
 /// Runs a VM to its end.
@@ -105,7 +120,7 @@ fn guest(command: &mut Command) -> Round {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let (mut began, mut round, mut text) = ((Instant::now(), 0.0), Round::default(), String::new());
     for line in BufReader::new(child.stdout.take().unwrap()).lines() {
-        let (now, line) = ((Instant::now(), processor_time_beside_vcpu(child.id())), line.unwrap());
+        let (now, line) = ((Instant::now(), monitor_time(child.id())), line.unwrap());
         match line.trim().split_once(' ') {
             Some(("BEGIN", _)) => began = now,
             Some(("END", name)) => {
@@ -218,17 +233,14 @@ fn listen(place: &Place) {
     });
 }
 
-fn vmm(place: &Place, kernel: &Path, image: &Path, params: &str, engine: &str) -> Command {
-    let mut config = json!({
+fn vmm(place: &Place, kernel: &Path, image: &Path, params: &str) -> Command {
+    let config = json!({
         "kernel": kernel, "memory_mib": MEMORY_MIB, "params": params, "discovery": "cmdline",
-        "disks": [{ "image": image, "writable": true, "engine": engine }]
+        "disks": [{ "image": image, "writable": true }],
+        "vsock": { "backend": "user", "socket": place.path().join("v") }
     });
-    if engine == "auto" {
-        config["vsock"] = json!({ "backend": "user", "socket": place.path().join("v") });
-    }
     let mut command = Command::new(use_shipped_vmm());
-    let config = place.file(&format!("{engine}.json"), config.to_string().as_bytes());
-    command.arg("--raw-config").arg(config);
+    command.arg("--raw-config").arg(place.file("vm.json", config.to_string().as_bytes()));
     command
 }
 
@@ -244,7 +256,7 @@ fn report(title: String, runs: &[(&str, Vec<Round>)]) -> Report {
         let rate = |taken: &Taken| amount / taken.time;
         let cost = |taken: &Taken| taken.processor / count * 1e6;
         let mut rates = Figure::more(what, unit);
-        let mut costs = Figure::less(&format!("processor time beside the vCPU's: {what}"), "us");
+        let mut costs = Figure::less(&format!("processor time: {what}"), "us");
         let ran: Vec<(&str, Vec<Taken>)> = runs
             .iter()
             .map(|(subject, rounds)| (*subject, rounds.iter().filter_map(|round| round[n]).collect()))
@@ -277,10 +289,8 @@ fn main() {
     let rounds = args.count.unwrap_or(ROUNDS);
     let mut subjects: Vec<(&str, Series<'_>)> = vec![(LIMIT, Box::new(|| limit(file.as_file())))];
     listen(&place);
-    for (subject, engine) in [("vmm", "auto"), ("vmm, io_uring", "io_uring")] {
-        let mut command = vmm(&place, &kernel, file.path(), &params, engine);
-        subjects.push((subject, Box::new(move || guest(&mut command))));
-    }
+    let mut command = vmm(&place, &kernel, file.path(), &params);
+    subjects.push(("vmm", Box::new(move || guest(&mut command))));
     if let Some(qemu) = Qemu::find() {
         let disks = [(file.path(), false)];
         let vm = PeerVm { disks: &disks, ..PeerVm::new(&kernel, MEMORY_MIB, &params) };
