@@ -80,6 +80,28 @@ fn the_event_loop_passes_on_what_waited() {
 }
 
 #[test]
+fn a_writer_a_reader_and_the_event_loop_lose_nothing_between_them() {
+    let all = pattern(3 << 20);
+    for chunk in [1000, 4096, 70_000] {
+        let (mut reader, writer) = pipe();
+        let sink = Sink::new("test", writer, all.len());
+        let of_loop = Arc::clone(&sink);
+        // It ends with the process: bytes that wait for a loop which nobody wakes would never be read.
+        std::thread::spawn(move || {
+            let mut manager = EventManager::<Arc<Sink>>::new().unwrap();
+            manager.add_subscriber(of_loop);
+            while manager.run().is_ok() {}
+        });
+        let mut got = vec![0; all.len()];
+        std::thread::scope(|scope| {
+            scope.spawn(|| all.chunks(chunk).for_each(|bytes| sink.put(bytes)));
+            reader.read_exact(&mut got).unwrap();
+        });
+        assert!(got == all);
+    }
+}
+
+#[test]
 fn an_absent_reader_is_given_up_on() {
     let (reader, writer) = pipe();
     let sink = Sink::new("test", writer, 1 << 20);
