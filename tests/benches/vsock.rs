@@ -162,10 +162,10 @@ fn inside(args: &BenchArgs, words: &[&Path]) {
     if let Some(qemu) = Qemu::inside() {
         series.measure("QEMU microvm, vhost", &mut qemu.microvm(&peer));
     }
-    let (alioth, terminal) = (Alioth::at(*alioth), idle_terminal().unwrap().1);
+    let (alioth, terminal) = (Alioth::at(*alioth), idle_terminal().unwrap());
     let user = PeerVm { vsock: Some(PeerVsock::Unix(&host.socket)), ..peer };
     for (subject, vm) in [("alioth, PCI, Unix sockets", user), ("alioth, PCI, vhost", peer)] {
-        let stdin = terminal.try_clone().unwrap();
+        let stdin = terminal.1.try_clone().unwrap();
         series.measure(subject, alioth.command(&vm).stdin(stdin));
     }
     series.report.print(args.json);
