@@ -4,7 +4,8 @@
 //! measures the round trip of one byte, and streams of 8 MiB in writes of 64 KiB each way, three times after a first one;
 //! with the device of `vmm`, with `vmm` and the kernel's vhost-vsock, and where it is installed with QEMU's microvm and
 //! vhost-vsock, all with the same kernel and initramfs. The host's end is a thread that reads and writes as the guest does.
-//! Where alioth was installed, all of them again with Debian's kernel, which knows PCI.
+//! Where alioth was installed, all of them again with Debian's kernel, which knows PCI. Its Unix sockets are left out: with alioth 0.12
+//! the guest was not through in 600 s.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark may panic")]
 
@@ -163,11 +164,7 @@ fn inside(args: &BenchArgs, words: &[&Path]) {
         series.measure("QEMU microvm, vhost", &mut qemu.microvm(&peer));
     }
     let (alioth, terminal) = (Alioth::at(*alioth), idle_terminal().unwrap());
-    let user = PeerVm { vsock: Some(PeerVsock::Unix(&host.socket)), ..peer };
-    for (subject, vm) in [("alioth, PCI, Unix sockets", user), ("alioth, PCI, vhost", peer)] {
-        let stdin = terminal.1.try_clone().unwrap();
-        series.measure(subject, alioth.command(&vm).stdin(stdin));
-    }
+    series.measure("alioth, PCI, vhost", alioth.command(&peer).stdin(terminal.1));
     series.report.print(args.json);
 }
 
