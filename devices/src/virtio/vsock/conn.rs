@@ -231,10 +231,12 @@ impl Conn {
         self.burst
     }
 
-    /// The last read filled so many chains: the next one offers twice as many, which costs little when it is
-    /// in vain, and lets a stream use the most at once.
+    /// The last read filled so many of the chains that it was offered: the next one offers twice as many if it could have
+    /// filled more, so that a stream uses the most at once, else hardly more: to look at chains in vain costs half as much
+    /// as to fill them.
     pub fn filled(&mut self, chains: usize) {
-        self.burst = (2 * chains).clamp(1, MAX_BURST);
+        let all = chains >= self.burst;
+        self.burst = if all { 2 * chains } else { chains + 1 }.clamp(1, MAX_BURST);
     }
 
     fn wants_credit(&self) -> bool {
