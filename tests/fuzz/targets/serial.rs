@@ -5,7 +5,7 @@
 //! ```text
 //!   input: u8, how the output behaves | { operation u8 | a u8 | b u8 } ..
 //!   operation, lower two bits:
-//!     0  write b to register a % 10, in width a / 10     2  type a bytes, or 256 * a with the top bit
+//!     0  write b to register a % 10, in width a / 10     2  type a bytes, or 16 * a with the top bit
 //!     1  read register a % 10, in width a / 10           3  let the event loop run, or flush with the top bit
 //! ```
 
@@ -181,7 +181,7 @@ impl Machine {
                 }
             }
             2 => {
-                let (bytes, taken) = self.model.type_in(usize::from(a) << if top { 8 } else { 0 });
+                let (bytes, taken) = self.model.type_in(usize::from(a) << if top { 4 } else { 0 });
                 assert_eq!(self.port.enqueue(&bytes), taken, "what is kept for the guest is bounded");
                 received = fifo == 0 && !self.model.fifo.is_empty();
             }
