@@ -74,8 +74,9 @@ fn serve(mut stream: UnixStream) -> std::io::Result<()> {
 fn serve_all(mut accept: impl FnMut() -> std::io::Result<UnixStream> + Send + 'static) {
     std::thread::spawn(move || {
         while let Ok(stream) = accept() {
-            // The guest measures, and misses what went wrong. Its last words may be lost when it resets itself.
-            let _ = serve(stream);
+            // The guest measures, and misses what went wrong. Its last words may be lost when it resets itself, and
+            // not every monitor tells that it closed.
+            std::thread::spawn(move || serve(stream));
         }
     });
 }
