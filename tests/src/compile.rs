@@ -32,7 +32,7 @@ pub fn payload(source: &Path) -> Result<Vec<u8>, String> {
     std::fs::read(library).map_err(|e| e.to_string())
 }
 
-/// Compiles the program of `source`, linked statically: it runs alone in an initramfs.
+/// Compiles the program of `source`, a file or a directory of files, linked statically: it runs alone in an initramfs.
 ///
 /// # Errors
 /// What the compiler said.
@@ -40,9 +40,24 @@ pub fn program(source: &Path) -> Result<Vec<u8>, String> {
     let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
     let program = dir.path().join("program");
     let mut cc = Command::new("cc");
-    cc.args(["-static", "-s", "-O2", "-Wall", "-Wextra", "-Werror", "-o"]).arg(&program).arg(source);
+    cc.args(["-static", "-s", "-O2", "-Wall", "-Wextra", "-Werror", "-o"])
+        .arg(&program)
+        .args(sources(source)?);
     run(cc)?;
     std::fs::read(program).map_err(|e| e.to_string())
+}
+
+/// The C files of a program.
+fn sources(source: &Path) -> Result<Vec<PathBuf>, String> {
+    if source.is_file() {
+        return Ok(vec![source.to_path_buf()]);
+    }
+    let failed = |e: std::io::Error| format!("{}: {e}", source.display());
+    let entries = source.read_dir().map_err(failed)?.collect::<Result<Vec<_>, _>>().map_err(failed)?;
+    let mut files: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).collect();
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "c"));
+    files.sort();
+    Ok(files)
 }
 
 /// Compiles the kernel of `source`, which stands alone: an ELF64 entered at `_start`, loaded at 61 MiB: low memory is its to play with.

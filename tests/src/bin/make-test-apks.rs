@@ -66,7 +66,7 @@ fn make(directory: &Path) -> Result<(), Box<dyn Error>> {
         let assets = [("assets/outcome", outcome.as_bytes()), ("assets/blob", &large)];
         write(&format!("damaged-{outcome}.apk"), &apk::with_library(&library("damaged")?, &assets))?;
     }
-    let probe = compile::program(&compile::guests().join("probe.c"))?;
+    let probe = compile::program(&compile::guests().join("probe"))?;
     write("hostile", &compile::kernel(&compile::guests().join("hostile.c"))?)?;
     write("probe.cpio", &cpio::initramfs(&probe))?;
     // Beside the directory, which is made anew each time.

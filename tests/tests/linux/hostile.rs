@@ -8,7 +8,8 @@ use tests::linux::Files;
 use tests::process::{Ended, Running};
 use tests::raw_vm::RawVm;
 
-use super::{check_disks, descriptors, resident};
+use super::disks::check_disks;
+use super::{descriptors, resident};
 
 /// Ten seconds of the software host's time, and a minute of it.
 const ROUNDS: u64 = 200_000;
