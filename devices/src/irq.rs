@@ -10,7 +10,7 @@ use virtio_bindings::virtio_mmio::{
 };
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use crate::virtio::mmio::RegisterPage;
+use crate::virtio::page::RegisterPage;
 
 /// A used buffer notification is pending (virtio 1.2, 4.2.2 InterruptStatus bit 0).
 pub const STATUS_USED_BUFFER: u32 = 1;

@@ -9,7 +9,6 @@
 //!
 //! The lock on the registers is taken before the lock on the device, never after.
 
-mod page;
 mod registers;
 #[cfg(test)]
 mod tests;
@@ -28,16 +27,14 @@ use virtio_bindings::virtio_ring::VIRTIO_RING_F_INDIRECT_DESC;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+pub use super::page::{MMIO_SIZE, RegisterPage};
 use super::queue::Virtqueue;
 use super::{ActivateError, Activation, VirtioDevice};
 use crate::bus::BusDevice;
 use crate::irq::Interrupt;
-pub use page::RegisterPage;
 pub(super) use registers::TRANSPORT_FEATURES;
 use registers::{Effect, Registers};
 
-/// Bytes of address space that a transport answers.
-pub const MMIO_SIZE: u64 = 0x200;
 /// Bytes of it that are the device's configuration space.
 const CONFIG_SIZE: usize = 0x100;
 /// Offset of QueueNotify, for the ioeventfd of a queue: 4 bytes, the queue's index as the value.

@@ -10,6 +10,7 @@ mod chain;
 pub mod console;
 mod last_region;
 pub mod mmio;
+pub(crate) mod page;
 pub mod queue;
 mod ring;
 pub mod rng;

@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use virtio_bindings::virtio_mmio::VIRTIO_MMIO_CONFIG;
 use vm_memory::{Bytes, MmapRegion, VolatileMemory};
 
-use super::MMIO_SIZE;
+/// Bytes of address space that a transport answers.
+pub const MMIO_SIZE: u64 = 0x200;
 
 /// A page of registers, for a device whose configuration space changes by the driver's writes only.
 #[derive(Clone, Debug)]
@@ -32,11 +33,11 @@ impl RegisterPage {
         self.region.get_atomic_ref(self.offset + offset as usize).expect("`new` has seen that it is there")
     }
 
-    pub(super) fn show(&self, offset: u32, value: u32) {
+    pub(crate) fn show(&self, offset: u32, value: u32) {
         self.word(offset).store(value.to_le(), Ordering::SeqCst);
     }
 
-    pub(super) fn show_configuration(&self, config: &[u8]) {
+    pub(crate) fn show_configuration(&self, config: &[u8]) {
         let slice = self.region.as_volatile_slice();
         // As much as there is room for, which `new` has seen to.
         let _ = slice.write(config, self.offset + VIRTIO_MMIO_CONFIG as usize);
