@@ -1,5 +1,8 @@
 //! A chain of buffers, checked, and the arithmetic on its parts.
 
+use std::marker::PhantomData;
+use std::ptr::NonNull;
+
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::queue::QueueError;
@@ -154,6 +157,57 @@ impl Chain {
     }
 }
 
+/// A chain of one buffer, which the device writes and which lies in one region of guest memory: nothing is left to look up.
+#[derive(Clone, Copy, Debug)]
+pub struct OneBuffer<'m> {
+    head: u16,
+    len: u32,
+    host: NonNull<u8>,
+    memory: PhantomData<&'m GuestMemoryMmap>,
+}
+
+impl<'m> OneBuffer<'m> {
+    /// A buffer of `len` bytes that the host has at `host`.
+    ///
+    /// # Safety
+    /// So many bytes there are mapped and guest memory for as long as `'m` lasts.
+    pub(super) unsafe fn new(head: u16, host: NonNull<u8>, len: u32) -> Self {
+        Self { head, len, host, memory: PhantomData }
+    }
+
+    /// Index of its descriptor.
+    #[inline]
+    pub fn head(&self) -> u16 {
+        self.head
+    }
+
+    /// Bytes the device may write.
+    #[inline]
+    pub fn writable_len(&self) -> u32 {
+        self.len
+    }
+
+    /// Where the host has the bytes from `offset` on, and how many these are, at most `len`.
+    #[inline]
+    pub fn part(&self, offset: u32, len: u32) -> (NonNull<u8>, u32) {
+        let offset = offset.min(self.len);
+        // SAFETY: not behind the end of the buffer.
+        (unsafe { self.host.add(offset as usize) }, len.min(self.len - offset))
+    }
+
+    /// Copies `data` to the bytes from `offset`; gives the number copied, short at the end.
+    #[inline(always)]
+    pub fn write_at(&self, offset: u32, data: &[u8]) -> usize {
+        let (to, room) = self.part(offset, u32::MAX);
+        // Of what fits, the compiler mostly knows the length.
+        let data = if data.len() <= room as usize { data } else { &data[..room as usize] };
+        // SAFETY: no more bytes of guest memory than there is room for, and this process has no references to them: what
+        // the guest does to them meanwhile harms nobody but itself.
+        unsafe { to.as_ptr().copy_from_nonoverlapping(data.as_ptr(), data.len()) };
+        data.len()
+    }
+}
+
 /// The part `[offset, offset + len)` of the concatenation of `buffers`, cut short at its end.
 pub fn slices(buffers: &[Buffer], offset: u64, len: usize) -> impl Iterator<Item = Buffer> + '_ {
     let mut skip = offset;
@@ -217,6 +271,27 @@ mod tests {
             prop_assert_eq!(chain.readable_len(), readable as u64);
             prop_assert_eq!(chain.writable_len(), writable as u64);
             prop_assert_eq!(chain.count(), readable + writable);
+        }
+    }
+
+    proptest! {
+        /// A buffer is written where it lies, and neither before nor behind.
+        #[test]
+        fn one_buffer_is_written_within_its_bounds(
+            len in 1u32..60, offset in 0u32..80, data in prop::collection::vec(1u8.., 0..80),
+        ) {
+            let mut bytes = vec![0u8; 100];
+            let host = NonNull::new(bytes.as_mut_ptr()).unwrap();
+            // SAFETY: bytes 20 to 80 of a vector that is not touched otherwise as long as this is used.
+            let one = unsafe { OneBuffer::new(3, host.add(20), len) };
+            prop_assert_eq!((one.head(), one.writable_len()), (3, len));
+            let fits = data.len().min(len.saturating_sub(offset) as usize);
+            prop_assert_eq!(one.write_at(offset, &data), fits);
+            let mut expected = vec![0u8; 100];
+            if fits > 0 {
+                expected[20 + offset as usize..][..fits].copy_from_slice(&data[..fits]);
+            }
+            prop_assert_eq!(bytes, expected);
         }
     }
 

@@ -29,9 +29,11 @@ impl LastRegion {
     /// call.
     #[inline]
     pub fn find(&mut self, memory: &GuestMemoryMmap, addr: GuestAddress, len: u32) -> Option<NonNull<u8>> {
-        if let Some(found) = self.within(addr, len) {
-            return Some(found);
-        }
+        self.within(addr, len).or_else(|| self.look(memory, addr, len))
+    }
+
+    #[cold]
+    fn look(&mut self, memory: &GuestMemoryMmap, addr: GuestAddress, len: u32) -> Option<NonNull<u8>> {
         let region = memory.find_region(addr)?;
         let host = region.get_host_address(vm_memory::MemoryRegionAddress(0)).ok()?;
         *self = Self { start: region.start_addr().raw_value(), len: region.len(), host };

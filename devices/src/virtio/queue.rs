@@ -15,7 +15,7 @@ use virtio_queue::{Error as RingError, Queue, QueueT};
 use vm_memory::GuestMemoryMmap;
 
 pub use self::batch::Batch;
-pub use super::chain::{Buffer, Chain, slices};
+pub use super::chain::{Buffer, Chain, OneBuffer, slices};
 use super::ring::{Areas, Ring};
 use crate::irq::Interrupt;
 

@@ -15,7 +15,7 @@ use virtio_bindings::virtio_ring::{
 use virtio_queue::{Error as RingError, Queue, QueueT};
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, VolatileSlice};
 
-use super::chain::{Buffer, Chain};
+use super::chain::{Buffer, Chain, OneBuffer};
 use super::last_region::LastRegion;
 use super::queue::{Layout, QueueError};
 
@@ -54,6 +54,19 @@ impl<'m> Areas<'m> {
             used: words(memory, ring.device, HEADER, size)?,
             avail_event: words(memory, ring.device, whole, 1)?,
         })
+    }
+
+    /// The index of the first descriptor of the chain in this slot of the driver's ring.
+    #[inline]
+    fn head(&self, slot: usize) -> u16 {
+        u16::from_le(self.driver[ENTRIES + slot].load(Ordering::Relaxed))
+    }
+
+    /// A descriptor, read once; none behind the table.
+    #[inline]
+    fn descriptor(&self, index: u16) -> Option<[u64; 2]> {
+        let words = self.descriptors.get(usize::from(index))?;
+        Some(words.each_ref().map(|word| u64::from_le(word.load(Ordering::Relaxed))))
     }
 }
 
@@ -172,11 +185,34 @@ impl Ring {
         if self.known_avail == self.next_avail && !self.look(areas)? {
             return Ok(false);
         }
-        let head = u16::from_le(areas.driver[ENTRIES + self.slot(self.next_avail)].load(Ordering::Relaxed));
+        let head = areas.head(self.slot(self.next_avail));
         chain.restart(head);
         self.walk(areas, memory, chain)?;
         self.next_avail = self.next_avail.wrapping_add(1);
         Ok(true)
+    }
+
+    /// The same, but only for a chain of one buffer that the device writes, in one region; any other stays there.
+    #[inline]
+    pub(super) fn pop_one_buffer<'m>(
+        &mut self,
+        areas: &Areas<'m>,
+        memory: &'m GuestMemoryMmap,
+    ) -> Result<Option<OneBuffer<'m>>, QueueError> {
+        if self.known_avail == self.next_avail && !self.look(areas)? {
+            return Ok(None);
+        }
+        let head = areas.head(self.slot(self.next_avail));
+        let Some(descriptor) = areas.descriptor(head) else { return Ok(None) };
+        let (addr, len, flags, _) = fields(descriptor);
+        let kind = flags & (VRING_DESC_F_WRITE | VRING_DESC_F_NEXT | VRING_DESC_F_INDIRECT);
+        if kind != VRING_DESC_F_WRITE || len == 0 {
+            return Ok(None);
+        }
+        let Some(host) = self.region.find(memory, addr, len) else { return Ok(None) };
+        self.next_avail = self.next_avail.wrapping_add(1);
+        // SAFETY: `len` bytes of a region of `memory`, which stays mapped for as long as it is borrowed.
+        Ok(Some(unsafe { OneBuffer::new(head, host, len) }))
     }
 
     pub(super) fn unpop(&mut self) {
@@ -191,10 +227,7 @@ impl Ring {
         chain: &mut Chain,
     ) -> Result<(), QueueError> {
         let head = chain.head();
-        let descriptor = |index: u16| {
-            let words = areas.descriptors.get(usize::from(index))?;
-            Some(words.each_ref().map(|word| u64::from_le(word.load(Ordering::Relaxed))))
-        };
+        let descriptor = |index| areas.descriptor(index);
         let Some((addr, len)) = self.follow(memory, chain, head, descriptor)? else { return Ok(()) };
         if !self.indirect || len == 0 || !len.is_multiple_of(DESCRIPTOR_SIZE) {
             return Err(QueueError::Indirect { head });

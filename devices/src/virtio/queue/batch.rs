@@ -2,7 +2,7 @@
 
 use vm_memory::GuestMemoryMmap;
 
-use super::{Chain, QueueError, Virtqueue};
+use super::{Chain, OneBuffer, QueueError, Virtqueue};
 use crate::virtio::ring::{Areas, Ring};
 
 /// What [`Virtqueue`] does, without looking for the queue in guest memory at each call. It raises no interrupt: a device
@@ -25,6 +25,16 @@ impl<'q> Batch<'q> {
     /// When the driver broke a rule; the queue cannot go on.
     pub fn pop(&mut self, chain: &mut Chain) -> Result<bool, QueueError> {
         self.ring.pop(&self.areas, self.memory, chain)
+    }
+
+    /// The next chain if it is one buffer that the device writes, in one region of guest memory, as nearly all are that a
+    /// driver offers to be filled. None leaves it, if there is one, to [`pop`](Self::pop).
+    ///
+    /// # Errors
+    /// When the driver broke a rule; the queue cannot go on.
+    #[inline]
+    pub fn pop_one_buffer(&mut self) -> Result<Option<OneBuffer<'q>>, QueueError> {
+        self.ring.pop_one_buffer(&self.areas, self.memory)
     }
 
     /// Takes back the chain that was popped last and not taken back yet: the next [`pop`](Self::pop) gives it again.

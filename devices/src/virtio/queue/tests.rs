@@ -112,6 +112,46 @@ proptest! {
         }
     }
 
+    /// A chain of one buffer is what any chain of one buffer to write is, and nothing else is.
+    #[test]
+    fn v1_2_7_4_a_chain_of_one_buffer_is_the_same_taken_either_way(
+        table in prop::collection::vec((0u64..0x200_0000, 0u32..0x2000, 0u16..8, 0u16..20), 16),
+        head in 0u16..20, plain: bool, bytes in prop::collection::vec(any::<u8>(), 1..40),
+    ) {
+        let Setup { mut driver, mut device, .. } = setup();
+        for (index, &(addr, len, flags, next)) in (0u16..).zip(&table) {
+            let (addr, flags) = if plain { (BASE + 0x8_0000 + addr % 0x100, WRITE) } else { (addr, flags) };
+            driver.set_descriptor(index, RawDescriptor { addr, len, flags, next });
+        }
+        driver.publish(head);
+        let is_indirect = |head: u16| !plain && table[usize::from(head)].2 & INDIRECT != 0;
+        let memory = device.memory().clone();
+        let mut batch = device.batch().unwrap();
+        let mut chain = Chain::default();
+        let written = batch.pop_one_buffer().unwrap().map(|one| {
+            (one.head(), one.writable_len(), one.write_at(0, &bytes))
+        });
+        if written.is_some() {
+            prop_assert!(!batch.pop(&mut chain).unwrap(), "it was taken");
+            batch.unpop();
+        }
+        match batch.pop(&mut chain) {
+            Ok(true) => prop_assert_eq!(
+                written.map(|(head, len, _)| (head, u64::from(len))),
+                (chain.count() == 1 && chain.readable_len() == 0 && !is_indirect(head))
+                    .then(|| (chain.head(), chain.writable_len())),
+            ),
+            other => prop_assert!(other.is_err() && written.is_none()),
+        }
+        if let Some((_, _, count)) = written {
+            let mut there = vec![0; bytes.len()];
+            let place = chain.writable()[0];
+            prop_assert_eq!(count, bytes.len().min(place.len as usize));
+            vm_memory::Bytes::read_slice(&memory, &mut there[..count], place.addr).unwrap();
+            prop_assert_eq!(&there[..count], &bytes[..count]);
+        }
+    }
+
     /// 2.7.7.2: with EVENT_IDX the driver is interrupted exactly when the used index passes its mark.
     #[test]
     fn v1_2_7_7_2_an_interrupt_when_the_event_index_is_passed(

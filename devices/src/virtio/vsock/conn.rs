@@ -284,7 +284,7 @@ impl Conn {
     }
 
     /// The header of a packet with `len` bytes of payload that were just read from the host, with these
-    /// [flags](seqpacket).
+    /// [flags](seqpacket); or, but for the length, those of several packets that `len` bytes are for.
     pub fn data_header(&mut self, guest_cid: u64, len: u32, flags: u32) -> Header {
         self.sent = self.sent.wrapping_add(len);
         Header { flags: U32::new(flags), ..self.header(guest_cid, op::RW, len) }

@@ -279,6 +279,11 @@ impl VirtioDevice for Vsock {
         F_STREAM | F_SEQPACKET
     }
 
+    /// The tx queue has room for more packets of two buffers than a window has bytes for in the long ones.
+    fn offers_indirect(&self) -> bool {
+        false
+    }
+
     fn queue_max_sizes(&self) -> &[u16] {
         &QUEUE_SIZES
     }

@@ -12,7 +12,7 @@ use vm_memory::{GuestMemory, GuestMemoryBackend, GuestMemoryMmap, Permissions, V
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::virtio::queue::{self, Buffer, Chain, QueueError};
+use crate::virtio::queue::{self, Buffer, Chain, OneBuffer, QueueError};
 
 /// The host's context id (virtio 1.2, 5.10.4).
 pub const HOST_CID: u64 = 2;
@@ -286,6 +286,19 @@ impl<'m> Pieces<'m> {
             }
         }
         Ok(self.total - before)
+    }
+
+    /// Appends `one` from `offset` on, at most `len` bytes, unless there are as many pieces as the kernel takes; gives the
+    /// number of bytes appended.
+    #[inline]
+    pub fn append_one(&mut self, one: &OneBuffer<'m>, offset: u32, len: u32) -> u32 {
+        if self.is_full() {
+            return 0;
+        }
+        let (base, len) = one.part(offset, len);
+        self.list.push(libc::iovec { iov_base: base.as_ptr().cast(), iov_len: len as usize });
+        self.total += len as usize;
+        len
     }
 
     /// False when it is full.

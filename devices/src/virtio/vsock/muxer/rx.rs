@@ -2,9 +2,10 @@
 
 use vm_memory::{Bytes, GuestMemoryMmap, Permissions};
 use zerocopy::IntoBytes;
+use zerocopy::little_endian::U32;
 
 use super::{Muxer, State};
-use crate::virtio::queue::{self, Batch, Buffer, Chain, QueueError};
+use crate::virtio::queue::{self, Batch, Buffer, Chain, OneBuffer, QueueError};
 use crate::virtio::vsock::conn::{Conn, Next, Verdict};
 use crate::virtio::vsock::packet::{HEADER_LEN, Header, Kind, MAX_PAYLOAD, Pieces, seqpacket};
 
@@ -118,30 +119,73 @@ fn send_header(
     Ok(true)
 }
 
-/// Rx chains with room for payload, taken for one read. Kept for the next, since what it allocated is used again.
+/// The memory for what is known of rx chains, used again and again.
 #[derive(Default)]
 pub(super) struct Taken {
     /// The chain that is looked at.
     chain: Chain,
-    chains: Vec<Room>,
-    /// The buffers of all chains, each with the next one's behind its own.
+    /// The buffers of all chains of several, each with the next one's behind its own.
     buffers: Vec<Buffer>,
 }
 
+/// Rx chains with room for payload, taken for one read.
+struct Rooms<'q> {
+    list: Vec<Room<'q>>,
+    /// The room for payload of all of them.
+    pieces: Pieces<'q>,
+}
+
 /// One of them.
-#[derive(Clone, Copy)]
-struct Room {
-    head: u16,
-    /// Where its buffers begin and end in [`Taken::buffers`].
-    buffers: (usize, usize),
+struct Room<'q> {
+    place: Place<'q>,
     /// How much of its room for payload is to be used.
-    len: usize,
+    len: u32,
+}
+
+/// Where it lies.
+enum Place<'q> {
+    /// In one buffer, as Linux has it.
+    One(OneBuffer<'q>),
+    /// In those from `first` to `end` of [`Taken::buffers`].
+    Several { head: u16, first: usize, end: usize },
+}
+
+impl Room<'_> {
+    fn head(&self) -> u16 {
+        match &self.place {
+            Place::One(one) => one.head(),
+            Place::Several { head, .. } => *head,
+        }
+    }
 }
 
 impl Taken {
     /// Writes into a chain, at `offset` of it.
-    fn write(&self, mem: &GuestMemoryMmap, room: Room, offset: u32, data: &[u8]) -> Result<(), QueueError> {
-        let (first, end) = room.buffers;
+    #[inline(always)]
+    fn write(
+        &self,
+        mem: &GuestMemoryMmap,
+        room: &Room<'_>,
+        offset: u32,
+        data: &[u8],
+    ) -> Result<(), QueueError> {
+        match &room.place {
+            Place::One(one) => {
+                one.write_at(offset, data);
+                Ok(())
+            }
+            Place::Several { first, end, .. } => self.scatter(mem, (*first, *end), offset, data),
+        }
+    }
+
+    #[cold]
+    fn scatter(
+        &self,
+        mem: &GuestMemoryMmap,
+        (first, end): (usize, usize),
+        offset: u32,
+        data: &[u8],
+    ) -> Result<(), QueueError> {
         let mut rest = data;
         for piece in queue::slices(&self.buffers[first..end], u64::from(offset), data.len()) {
             let (now, later) = rest.split_at(piece.len as usize);
@@ -163,49 +207,74 @@ struct Sender<'a, 'q> {
 }
 
 impl<'q> Sender<'_, 'q> {
-    /// Takes chains with room for `room` bytes, at most `most` of them; gives their room for payload.
-    fn gather(&mut self, room: usize, most: usize) -> Result<Pieces<'q>, QueueError> {
-        let Taken { chain, chains, buffers } = &mut *self.taken;
-        chains.clear();
-        buffers.clear();
-        let mut pieces = Pieces::with_capacity(most.min(*self.budget));
-        while chains.len() < most && pieces.total() < room && !pieces.is_full() && *self.budget > 0 {
-            if !self.rx.pop(chain)? {
+    /// Takes chains with room for `room` bytes, at most `most` of them.
+    fn gather(&mut self, room: usize, most: usize) -> Result<Rooms<'q>, QueueError> {
+        self.taken.buffers.clear();
+        let likely = most.min(*self.budget);
+        let (mut list, mut pieces) = (Vec::with_capacity(likely), Pieces::with_capacity(likely));
+        while list.len() < most && pieces.total() < room && !pieces.is_full() && *self.budget > 0 {
+            let left = u32::try_from(room - pieces.total()).unwrap_or(MAX_PAYLOAD).min(MAX_PAYLOAD);
+            let taken = match self.rx.pop_one_buffer()? {
+                Some(one) if one.writable_len() > HEADER_LEN => {
+                    *self.budget -= 1;
+                    let len = pieces.append_one(&one, HEADER_LEN, left);
+                    Some(Room { place: Place::One(one), len })
+                }
+                other => {
+                    if other.is_some() {
+                        self.rx.unpop();
+                    }
+                    self.take(&mut pieces, left, list.is_empty())?
+                }
+            };
+            let Some(room) = taken else { break };
+            list.push(room);
+        }
+        Ok(Rooms { list, pieces })
+    }
+
+    /// Takes the next chain, whatever it is made of, with `len` bytes of room for payload if it has them. Those without any
+    /// go back empty. None when there is no other.
+    #[cold]
+    fn take(
+        &mut self,
+        pieces: &mut Pieces<'q>,
+        len: u32,
+        is_first: bool,
+    ) -> Result<Option<Room<'q>>, QueueError> {
+        let Taken { chain, buffers } = &mut *self.taken;
+        while *self.budget > 0 && self.rx.pop(chain)? {
+            if chain.writable_len() > u64::from(HEADER_LEN) {
+                *self.budget -= 1;
+                let payload = queue::slices(chain.writable(), u64::from(HEADER_LEN), len as usize);
+                let len = pieces.append(self.rx.memory(), payload, Permissions::Write)?;
+                let first = buffers.len();
+                buffers.extend_from_slice(chain.writable());
+                let place = Place::Several { head: chain.head(), first, end: buffers.len() };
+                let len = u32::try_from(len).expect("at most MAX_PAYLOAD");
+                return Ok(Some(Room { place, len }));
+            }
+            // Only the last popped chain can be taken back, so this one waits until it is the first.
+            if !is_first {
+                self.rx.unpop();
                 break;
             }
-            if chain.writable_len() <= u64::from(HEADER_LEN) {
-                // Only the last popped chain can be taken back, so this one waits until it is the first.
-                if !chains.is_empty() {
-                    self.rx.unpop();
-                    break;
-                }
-                *self.budget -= 1;
-                self.rx.give_back(chain.head(), 0)?;
-                continue;
-            }
             *self.budget -= 1;
-            let len = (room - pieces.total()).min(MAX_PAYLOAD as usize);
-            let payload = queue::slices(chain.writable(), u64::from(HEADER_LEN), len);
-            let len = pieces.append(self.rx.memory(), payload, Permissions::Write)?;
-            let first = buffers.len();
-            buffers.extend_from_slice(chain.writable());
-            chains.push(Room { head: chain.head(), buffers: (first, buffers.len()), len });
+            self.rx.give_back(chain.head(), 0)?;
         }
-        Ok(pieces)
+        Ok(None)
     }
 
-    /// Gives the chain `index` of those taken to the guest, with `len` bytes of payload.
-    fn complete(&mut self, index: usize, len: usize, flags: u32) -> Result<(), QueueError> {
-        let room = self.taken.chains[index];
-        let len = u32::try_from(len).expect("at most MAX_PAYLOAD");
-        let header = self.conn.data_header(self.guest_cid, len, flags);
+    /// Gives one of the chains taken to the guest, with as many bytes of payload as the header says.
+    #[inline(always)]
+    fn complete(&mut self, room: &Room<'_>, header: &Header) -> Result<(), QueueError> {
         self.taken.write(self.rx.memory(), room, 0, header.as_bytes())?;
-        self.rx.give_back(room.head, HEADER_LEN + len)
+        self.rx.give_back(room.head(), HEADER_LEN + header.len.get())
     }
 
-    /// Takes back all chains but the first `used`.
-    fn give_back(&mut self, used: usize) {
-        for _ in used..self.taken.chains.len() {
+    /// Takes back the last `count` chains.
+    fn take_back(&mut self, count: usize) {
+        for _ in 0..count {
             *self.budget += 1;
             self.rx.unpop();
         }
@@ -215,20 +284,27 @@ impl<'q> Sender<'_, 'q> {
     /// buffers, else whether the connection is broken.
     fn stream(&mut self) -> Result<Option<bool>, QueueError> {
         let room = MAX_TURN.min(self.conn.credit() as usize);
-        let pieces = self.gather(room, self.conn.burst())?;
-        if self.taken.chains.is_empty() {
+        let Rooms { list, pieces } = self.gather(room, self.conn.burst())?;
+        if list.is_empty() {
             return Ok(None);
         }
         let read = self.conn.read(&pieces);
-        let mut left = read.unwrap_or(0);
         let mut filled = 0;
-        while let Some(room) = self.taken.chains.get(filled).filter(|_| left > 0) {
-            let len = left.min(room.len);
-            self.complete(filled, len, 0)?;
-            left -= len;
-            filled += 1;
+        if let Some(mut left) = read.and_then(|len| u32::try_from(len).ok()).filter(|&len| len > 0) {
+            // The packets of one read differ in their lengths only.
+            let mut header = self.conn.data_header(self.guest_cid, left, 0);
+            for room in &list {
+                if left == 0 {
+                    break;
+                }
+                let len = left.min(room.len);
+                header.len = U32::new(len);
+                self.complete(room, &header)?;
+                left -= len;
+                filled += 1;
+            }
         }
-        self.give_back(filled);
+        self.take_back(list.len() - filled);
         self.conn.filled(filled);
         Ok(Some(read.is_none()))
     }
@@ -244,25 +320,27 @@ impl<'q> Sender<'_, 'q> {
                 return Ok(Some(false));
             }
         };
-        let pieces = self.gather(left, usize::MAX)?;
-        if self.taken.chains.is_empty() {
+        let Rooms { list, pieces } = self.gather(left, usize::MAX)?;
+        if list.is_empty() {
             return Ok(None);
         }
         // Straight into the guest's buffers if they hold all of it: a socket gives a message once.
         let in_parts = pieces.total() < left || self.conn.has_partial_message();
         let whole = if in_parts { self.conn.take_message() } else { self.conn.read_message(&pieces) };
         if !whole {
-            self.give_back(0);
+            self.take_back(list.len());
             return Ok(Some(true));
         }
-        for index in 0..self.taken.chains.len() {
-            let room = self.taken.chains[index];
+        for room in &list {
+            let len = room.len as usize;
             if in_parts {
-                self.taken.write(self.rx.memory(), room, HEADER_LEN, self.conn.part_of_message(room.len))?;
-                self.conn.pass_part(room.len);
+                self.taken.write(self.rx.memory(), room, HEADER_LEN, self.conn.part_of_message(len))?;
+                self.conn.pass_part(len);
             }
-            left -= room.len;
-            self.complete(index, room.len, if left == 0 { seqpacket::EOM | seqpacket::EOR } else { 0 })?;
+            left -= len;
+            let flags = if left == 0 { seqpacket::EOM | seqpacket::EOR } else { 0 };
+            let header = self.conn.data_header(self.guest_cid, room.len, flags);
+            self.complete(room, &header)?;
         }
         Ok(Some(false))
     }
