@@ -5,7 +5,7 @@ use std::ptr::NonNull;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use super::queue::QueueError;
+use super::queue_error::QueueError;
 
 /// Buffers that a chain holds without an allocation. A block request is three descriptors and an entropy
 /// request one; only requests of more than 24 KiB in single pages are longer.

@@ -12,6 +12,7 @@ mod last_region;
 pub mod mmio;
 pub(crate) mod page;
 pub mod queue;
+mod queue_error;
 mod ring;
 pub mod rng;
 #[cfg(any(test, feature = "testing"))]

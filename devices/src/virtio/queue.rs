@@ -16,63 +16,10 @@ use vm_memory::GuestMemoryMmap;
 
 pub use self::batch::Batch;
 pub use super::chain::{Buffer, Chain, OneBuffer, slices};
+pub use super::queue_error::QueueError;
+pub use super::ring::Layout;
 use super::ring::{Areas, Ring};
 use crate::irq::Interrupt;
-
-/// How the driver broke the rules of a queue.
-#[derive(Debug, thiserror::Error)]
-pub enum QueueError {
-    /// The ring itself: indices, addresses.
-    #[error("ring")]
-    Ring(#[source] virtio_queue::Error),
-    /// A chain that loops, leaves the table, or is longer than the queue or than 4 GiB.
-    #[error("chain {head} is broken or longer than its queue")]
-    BrokenChain {
-        /// Index of the first descriptor.
-        head: u16,
-    },
-    /// An indirect table that is empty, ragged, nested, not the last of its chain, or was not negotiated (2.7.5.3).
-    #[error("chain {head} has a bad indirect table")]
-    Indirect {
-        /// Index of the first descriptor.
-        head: u16,
-    },
-    /// A readable descriptor after a writable one (2.7.4.2).
-    #[error("chain {head} has a readable descriptor after a writable one")]
-    Order {
-        /// Index of the first descriptor.
-        head: u16,
-    },
-    /// A buffer that is empty or not guest memory.
-    #[error("buffer {addr:#x}+{len:#x} is not guest memory")]
-    Buffer {
-        /// Guest address.
-        addr: u64,
-        /// Length in bytes.
-        len: u64,
-    },
-    /// A request that the device cannot answer because it has no room for an answer.
-    #[error("chain {head} has no room for {what}")]
-    NoRoom {
-        /// Index of the first descriptor.
-        head: u16,
-        /// What is missing.
-        what: &'static str,
-    },
-}
-
-/// Where a queue lies in guest memory, and with how many entries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Layout {
-    /// Entries, a power of two.
-    pub size: u16,
-    /// Guest address of the descriptor area.
-    pub descriptors: u64,
-    /// Guest address of the driver area.
-    pub driver: u64,
-    /// Guest address of the device area.
-    pub device: u64,
-}
 
 /// What a device did with a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

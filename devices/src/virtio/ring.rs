@@ -17,7 +17,7 @@ use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMma
 
 use super::chain::{Buffer, Chain, OneBuffer};
 use super::last_region::LastRegion;
-use super::queue::{Layout, QueueError};
+use super::queue_error::QueueError;
 
 const DESCRIPTOR_SIZE: u32 = 16;
 const USED_ELEMENT_SIZE: usize = 8;
@@ -26,6 +26,19 @@ const FLAGS: usize = 0;
 const IDX: usize = 1;
 const ENTRIES: usize = 2;
 const HEADER: usize = 4;
+
+/// Where a queue lies in guest memory, and with how many entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Entries, a power of two.
+    pub size: u16,
+    /// Guest address of the descriptor area.
+    pub descriptors: u64,
+    /// Guest address of the driver area.
+    pub driver: u64,
+    /// Guest address of the device area.
+    pub device: u64,
+}
 
 /// The three areas, located in guest memory once per batch so that an access is a bounds check and a load.
 pub(super) struct Areas<'m> {
