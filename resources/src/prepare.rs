@@ -109,7 +109,7 @@ impl Plan {
                 purposes.extend(purpose);
             }
         }
-        if parts.contains(&Part::Tests) && !place.stock_dir().exists() {
+        if parts.contains(&Part::Tests) && !stock::is_current(place) {
             tasks.insert(Task::StockKernel);
         }
         let packages = packages::missing(&purposes)?;

@@ -13,6 +13,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::cache::{Key, Stamp};
 use crate::cpio::{Archive, Content};
 use crate::place::Place;
 use crate::run::Log;
@@ -44,12 +45,23 @@ const MODULES: [&str; 16] = [
 /// The kernel and its modules.
 pub const FILES: [&str; 2] = ["vmlinuz", "modules.cpio"];
 
+fn stamp(place: &Place) -> Stamp {
+    Stamp::new(&place.stock_dir(), Key::new("stock kernel", 1).part("modules", MODULES.join("\n").as_bytes()))
+}
+
+/// Whether it is there with all its modules.
+pub fn is_current(place: &Place) -> bool {
+    stamp(place).is_current()
+}
+
 /// Downloads and unpacks it.
 ///
 /// # Errors
 /// When there is no apt, no network, or the package is not as it was.
 pub fn fetch(place: &Place, step: &Step) -> Result<()> {
     let mut log = Log::create(&place.log("stock-kernel"))?;
+    let stamp = stamp(place);
+    stamp.begin()?;
     let mut query = Command::new("apt-cache");
     query.args(["depends", "--important", META_PACKAGE]).env("LC_ALL", "C.UTF-8");
     let listing = log.capture(query, &|_| ())?;
@@ -69,7 +81,8 @@ pub fn fetch(place: &Place, step: &Step) -> Result<()> {
     let mut unpack = Command::new("dpkg");
     unpack.arg("-x").arg(&archive).arg(&tree);
     log.run(unpack, &|line| step.doing(line))?;
-    install(&tree, &place.stock_dir())
+    install(&tree, &place.stock_dir())?;
+    stamp.finish()
 }
 
 /// The kernel that the meta-package depends on, as apt-cache lists it.
