@@ -82,7 +82,7 @@ impl StockKernel {
             return Some(Self { kernel: directory.join("vmlinuz"), modules });
         }
         eprintln!(
-            "peers over PCI skipped: no modules for it in target/images/stock: remove that, then target/images/images build tests"
+            "peers over PCI skipped: no modules for it in target/images/stock: run target/images/images build tests"
         );
         None
     }
