@@ -1,5 +1,5 @@
 //! A 16550 serial port: registers by vm-superio, and around them what it leaves open: when output is passed
-//! on, and where input waits.
+//! on, where input waits, and which interrupt is told of first.
 //!
 //! The guest's bytes are gathered and written out in one piece when a line ends, when 1 KiB has gathered,
 //! or when the guest shows that it is done: it touches another register than the two of a transmit loop
@@ -40,11 +40,21 @@ const MAX_INPUT: usize = 64 * 1024;
 
 /// Transmitter holding register when written, receiver buffer when read (divisor latch aside).
 const DATA: u8 = 0;
+const INTERRUPT_ENABLE: u8 = 1;
+const INTERRUPT_IDENTIFICATION: u8 = 2;
 const LINE_CONTROL: u8 = 3;
 const MODEM_CONTROL: u8 = 4;
 const LINE_STATUS: u8 = 5;
 const DIVISOR_LATCH: u8 = 1 << 7;
 const LOOPBACK: u8 = 1 << 4;
+/// Of the line status and of the interrupts that are enabled.
+const RECEIVED: u8 = 1 << 0;
+const TRANSMITTER_EMPTY: u8 = 1 << 1;
+/// What the identification register says; its upper half says that there is a FIFO.
+const IS_NONE: u8 = 1;
+const IS_TRANSMITTER_EMPTY: u8 = 2;
+const IS_RECEIVED: u8 = 4;
+const SOURCES: u8 = 0xf;
 
 /// A serial port that never makes the guest wait for input or for an interrupt.
 pub struct SerialPort {
@@ -54,6 +64,9 @@ pub struct SerialPort {
 struct State {
     uart: Serial<Line, NoEvents, Output>,
     input: VecDeque<u8>,
+    interrupt_enable: u8,
+    /// The transmitter has become empty, and the guest was not told.
+    is_empty_untold: bool,
     line_control: u8,
     modem_control: u8,
     /// Runs while output waits, so that it is armed once however many bytes come.
@@ -128,6 +141,8 @@ impl SerialPort {
         let state = State {
             uart: Serial::new(Line(interrupt.try_clone()?), output),
             input: VecDeque::new(),
+            interrupt_enable: 0,
+            is_empty_untold: false,
             line_control: 0,
             modem_control: 0,
             timer: TimerFd::new().map_err(std::io::Error::from)?,
@@ -172,8 +187,29 @@ impl State {
         }
     }
 
+    /// Whether an access to a register is not one to the divisor's latch, which has its place at times.
+    fn is(&self, register: u8, other: u8) -> bool {
+        register == other && self.line_control & DIVISOR_LATCH == 0
+    }
+
     fn is_data(&self, register: u8) -> bool {
-        register == DATA && self.line_control & DIVISOR_LATCH == 0
+        self.is(register, DATA)
+    }
+
+    /// The one source of an interrupt that comes first: what is received, until it is read, then the transmitter, once. The
+    /// UART forgets both when it is asked, and tells of both at once, which on a 16550 means a third.
+    fn identify(&mut self) -> u8 {
+        let both = self.uart.read(INTERRUPT_IDENTIFICATION);
+        self.is_empty_untold |= both & (IS_NONE | IS_TRANSMITTER_EMPTY) == IS_TRANSMITTER_EMPTY;
+        let source = if self.interrupt_enable & self.uart.read(LINE_STATUS) & RECEIVED != 0 {
+            IS_RECEIVED
+        } else if self.interrupt_enable & TRANSMITTER_EMPTY != 0 && std::mem::take(&mut self.is_empty_untold)
+        {
+            IS_TRANSMITTER_EMPTY
+        } else {
+            IS_NONE
+        };
+        both & !SOURCES | source
     }
 
     /// Sees to it that gathered output does not wait for ever.
@@ -197,7 +233,10 @@ impl BusDevice for SerialPort {
         if register != LINE_STATUS {
             state.uart.writer_mut().pass_on();
         }
-        *first = state.uart.read(register);
+        *first = match register {
+            INTERRUPT_IDENTIFICATION => state.identify(),
+            _ => state.uart.read(register),
+        };
         if state.is_data(register) {
             state.refill();
         }
@@ -210,6 +249,7 @@ impl BusDevice for SerialPort {
             state.uart.writer_mut().pass_on();
         }
         match register {
+            INTERRUPT_ENABLE if state.is(register, INTERRUPT_ENABLE) => state.interrupt_enable = value,
             LINE_CONTROL => state.line_control = value,
             MODEM_CONTROL => state.modem_control = value,
             _ => {}

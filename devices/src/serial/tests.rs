@@ -148,6 +148,32 @@ fn input_is_received_in_order_and_interrupts() {
 }
 
 #[test]
+fn what_is_received_is_told_of_first_and_the_transmitter_not_forgotten() {
+    let (port, _interrupt, _) = port();
+    assert_eq!(read(&port, IIR), 0xc1, "nothing");
+    port.write(IER, &[3]);
+    port.enqueue(b"ab");
+    transmit(&port, b"x");
+    // Until all was read, whatever else there is.
+    assert_eq!(read(&port, IIR), 0xc4);
+    assert_eq!(read(&port, 0), b'a');
+    assert_eq!(read(&port, IIR), 0xc4);
+    assert_eq!(read(&port, 0), b'b');
+    assert_eq!(read(&port, IIR), 0xc2);
+    assert_eq!(read(&port, IIR), 0xc1, "the transmitter is told of once");
+    // A source that is not enabled is none.
+    port.write(IER, &[2]);
+    port.enqueue(b"c");
+    assert_eq!(read(&port, IIR), 0xc2, "enabling it tells of it");
+    assert_eq!(read(&port, IIR), 0xc1);
+    transmit(&port, b"y");
+    port.write(IER, &[0]);
+    assert_eq!(read(&port, IIR), 0xc1);
+    port.write(IER, &[1]);
+    assert_eq!(read(&port, IIR), 0xc4);
+}
+
+#[test]
 fn input_waits_within_bounds() {
     let (port, interrupt, _) = port();
     port.write(IER, &[1]);

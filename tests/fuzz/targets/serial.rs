@@ -177,6 +177,9 @@ impl Machine {
                         want.is_none_or(|want| want == data[0]),
                         "register {register}: {want:?}, {data:?}"
                     );
+                    let is_source =
+                        register != INTERRUPT_IDENTIFICATION || [0xc1, 0xc2, 0xc4].contains(&data[0]);
+                    assert!(is_source, "{data:?} is no source of interrupts");
                     assert!(data[1..width].iter().all(|byte| *byte == 0), "one register is one byte");
                 }
             }
