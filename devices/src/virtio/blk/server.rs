@@ -116,9 +116,9 @@ impl Server {
         share: &mut Share,
     ) -> Result<Served, QueueError> {
         let header = guest.header(chain)?;
-        if let Some(transfer) = Transfer::of(header, chain, &self.limits)
-            && !(transfer.write && (self.read_only || write_through))
-        {
+        let transfer = Transfer::of(header, chain, &self.limits)
+            .filter(|transfer| !(transfer.write && (self.read_only || write_through)));
+        if let Some(transfer) = &transfer {
             if !share.take(transfer.data.len.into(), false) {
                 return Ok(Served::Left);
             }
@@ -129,7 +129,8 @@ impl Server {
         let request = Request::parse(header, chain, guest, &self.limits)?;
         let lasts =
             matches!(request.operation, Operation::Flush | Operation::Discard(_) | Operation::WriteZeroes(_));
-        if !share.take(request.data_len, lasts) {
+        // A transfer that was not moved has had its share.
+        if transfer.is_none() && !share.take(request.data_len, lasts) {
             return Ok(Served::Left);
         }
         let answer = request.answer;

@@ -43,6 +43,16 @@ fn a_file_in_memory_is_served_while_the_driver_notifies() {
 }
 
 #[test]
+fn a_transfer_of_several_calls_has_its_share_once() {
+    let (mut driver, file) = in_memory();
+    // More than one call writes, and more than half of a moment.
+    offer_transfer(&mut driver, VIRTIO_BLK_T_OUT, 0, 192 << 10);
+    driver.write(VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+    assert_eq!(driver.queue(0).used_idx(), 1);
+    assert!(contents_of(&file)[..192 << 10].iter().all(|byte| *byte == 0x11));
+}
+
+#[test]
 fn what_takes_long_is_not_done_while_the_driver_notifies() {
     let (mut driver, _) = in_memory();
     // Two fit in a moment, the third does not, and what comes after it waits its turn.
