@@ -94,7 +94,7 @@ pub fn announce(cmdline: &mut Cmdline, slot: Slot) -> Result<(), AttachError> {
 /// # Errors
 /// When KVM or the host has no room for it.
 pub fn attach<D: VirtioDevice + 'static>(
-    vm: &VmFd,
+    vm: &Arc<VmFd>,
     mmio: &mut Bus,
     memory: &GuestMemoryMmap,
     slot: Slot,
@@ -107,8 +107,7 @@ pub fn attach<D: VirtioDevice + 'static>(
             .map_err(AttachError::Transport)?;
     vm.register_irqfd(transport.interrupt().line(), slot.gsi())
         .map_err(|e| AttachError::Kvm("KVM_IRQFD", e))?;
-    let edge = arch::edge(vm, slot.gsi()).map_err(AttachError::Transport)?;
-    transport.interrupt().raise_by(edge);
+    transport.interrupt().raise_by(arch::edge(vm, slot.gsi()));
     let notify = IoEventAddress::Mmio(slot.base() + QUEUE_NOTIFY);
     let device = device.lock().unwrap_or_else(PoisonError::into_inner);
     for (index, kick) in device.kicks().iter().enumerate() {

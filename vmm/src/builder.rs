@@ -49,7 +49,7 @@ struct Platform {
 /// # Errors
 /// When KVM, the kernel image or the host's resources do not allow it.
 pub fn build(kvm: &Kvm, spec: VmSpec, output: Output) -> Result<Vm, BuildError> {
-    let vm = kvm.create_vm().map_err(|e| BuildError::Kvm("KVM_CREATE_VM", e))?;
+    let vm = Arc::new(kvm.create_vm().map_err(|e| BuildError::Kvm("KVM_CREATE_VM", e))?);
     // Memory slots first: one that is set after interrupt controllers or eventfds waits milliseconds.
     let memory = memory::allocate(&boot::memory_regions(spec.memory), spec.image_size())?;
     memory::register(&vm, &memory)?;
@@ -142,7 +142,7 @@ fn platform(vm: &VmFd, output: &Output) -> Result<Platform, BuildError> {
 }
 
 struct Machine<'a> {
-    vm: &'a VmFd,
+    vm: &'a Arc<VmFd>,
     memory: &'a GuestMemoryMmap,
     vcpus: u8,
     /// Registers that the guest reads as memory, from this slot on.

@@ -23,7 +23,7 @@ use crate::vcpu::{VcpuContext, VcpuThread, install_kick_handler};
 pub struct Vm {
     // Field order is drop order: vCPUs and VM go before the memory that KVM has mapped.
     pub(crate) vcpus: Vec<VcpuFd>,
-    pub(crate) _fd: VmFd,
+    pub(crate) _fd: Arc<VmFd>,
     pub(crate) devices: Vec<Subscriber>,
     pub(crate) virtio: Vec<Arc<Mutex<dyn VirtioDevice>>>,
     pub(crate) context: Arc<VcpuContext>,

@@ -1,17 +1,11 @@
 //! The interrupt controllers, all in KVM: local APICs, IOAPIC and PIC. No PIT: with the TSC deadline timer and
 //! kvmclock Linux has no use for one, and a VM without it closes faster.
 
-use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::Arc;
 
 use boot::layout::{KVM_IDENTITY_MAP_ADDR, KVM_TSS_ADDR};
 use devices::irq::Pulse;
-use kvm_bindings::{KVMIO, kvm_irq_level};
 use kvm_ioctls::VmFd;
-use vmm_sys_util::ioctl::ioctl_with_ref;
-use vmm_sys_util::ioctl_iow_nr;
-
-ioctl_iow_nr!(KVM_IRQ_LINE, KVMIO, 0x61, kvm_irq_level);
 
 /// Creates the controllers. To be called after every memory slot is set: a slot registered after them waits
 /// milliseconds for a grace period in the kernel.
@@ -27,18 +21,7 @@ pub fn create_interrupt_controller(vm: &VmFd) -> Result<(), kvm_ioctls::Error> {
 
 /// What raises the IOAPIC's line `gsi` and lowers it again: an edge. KVM does so on the calling thread, while an irqfd of such
 /// a line waits for a thread of the kernel's.
-///
-/// # Errors
-/// When the process has no file descriptor left.
-pub fn edge(vm: &VmFd, gsi: u32) -> io::Result<Pulse> {
-    // SAFETY: the descriptor is open for as long as `vm`, which is borrowed.
-    let vm = unsafe { BorrowedFd::borrow_raw(vm.as_raw_fd()) }.try_clone_to_owned()?;
-    Ok(Box::new(move || {
-        [1, 0].into_iter().all(|level| {
-            let mut request = kvm_irq_level { level, ..Default::default() };
-            request.__bindgen_anon_1.irq = gsi;
-            // SAFETY: the descriptor is a VM's, and the request is of the type that the call reads.
-            unsafe { ioctl_with_ref(&vm, KVM_IRQ_LINE(), &request) == 0 }
-        })
-    }))
+pub fn edge(vm: &Arc<VmFd>, gsi: u32) -> Pulse {
+    let vm = Arc::clone(vm);
+    Box::new(move || [true, false].into_iter().all(|level| vm.set_irq_line(gsi, level).is_ok()))
 }
