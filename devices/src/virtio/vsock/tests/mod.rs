@@ -1,5 +1,6 @@
 //! The device as a whole: a guest's rings on one side, Unix sockets on the other, one thread.
 
+mod any_steps;
 mod flow;
 mod guest;
 mod hostile;
