@@ -12,11 +12,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
-use tests::bench::{BenchArgs, InnerRun, StockKernel, image};
+use tests::bench::{BenchArgs, InnerRun};
+use tests::compile;
 use tests::figures::{Figure, Report};
 use tests::peers::{Alioth, Discovery, PeerVm, Qemu, idle_terminal};
-use tests::process::{Place, use_shipped_vmm};
-use tests::{compile, cpio};
+use tests::process::Place;
 
 const PARAMS: &str = "console=ttyS0 reboot=k panic=-1 quiet 8250.nr_uarts=1 tsc=reliable";
 const MEMORY_MIB: u64 = 256;
@@ -41,20 +41,10 @@ enum Unit {
     Operations,
 }
 
-/// On the machine: builds what is missing and runs this program again inside the software host.
+/// On the machine: runs this program again inside the software host.
 fn outside(args: &BenchArgs) {
-    let (vmm, place, kernel) = (use_shipped_vmm(), Place::new(), image("os/vmlinux"));
     let guest = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/disk_guest.c");
-    let guest = compile::program(&guest).unwrap();
-    let initrd = place.file("disk.cpio", &cpio::initramfs(&guest));
-    let mut run = InnerRun::new(1024).file(&kernel).file(&initrd).file(&vmm).qemu();
-    let mut words = vec![vmm, kernel, initrd];
-    if let Some((alioth, stock)) = Alioth::find().and_then(|alioth| Some((alioth, StockKernel::find()?))) {
-        let initrd = stock.initrd(&place, &guest);
-        run = run.file(&stock.kernel).file(&initrd).alioth(&alioth);
-        words.extend([stock.kernel, initrd, alioth.program().to_owned()]);
-    }
-    run.run(args, &words);
+    InnerRun::beside_peers(args, 1024, &compile::program(&guest).unwrap());
 }
 
 /// What a guest printed after its first round, which meets cold caches: for each of [`FIGURES`] operations or MB in a second.

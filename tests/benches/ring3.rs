@@ -19,7 +19,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use serde_json::json;
-use tests::bench::BenchArgs;
+use tests::bench::{BenchArgs, serve_stream};
 use tests::figures::{Figure, Report};
 use tests::peers::{PeerVm, Qemu};
 use tests::process::{Place, use_shipped_vmm};
@@ -139,28 +139,9 @@ fn guest(command: &mut Command) -> Round {
     round
 }
 
-/// The host's end of a stream, as the guest asks for it by the first byte, which is sent back.
+/// The host's end of a stream.
 fn serve(mut stream: UnixStream) -> std::io::Result<()> {
-    let mut buffer = vec![0; CHUNK];
-    stream.read_exact(&mut buffer[..1])?;
-    stream.write_all(&buffer[..1])?;
-    match buffer[0] {
-        b'o' => {
-            let mut left = CHUNKS as usize * CHUNK;
-            while left > 0 {
-                left -= match stream.read(&mut buffer)? {
-                    0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
-                    n => n,
-                };
-            }
-            stream.write_all(b"x")
-        }
-        b'i' => (0..CHUNKS).try_for_each(|_| stream.write_all(&buffer)),
-        _ => loop {
-            stream.read_exact(&mut buffer[..1])?;
-            stream.write_all(&buffer[..1])?;
-        },
-    }
+    serve_stream(&mut stream, CHUNK, CHUNKS as usize)
 }
 
 /// The same as the guest's end of it, by the calls that a device makes.

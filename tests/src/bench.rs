@@ -4,12 +4,14 @@
 //!   cargo bench ──> outside: builds, collects files ──> images host ──> the same program, --inside WORDS ──> figures on stdout
 //! ```
 
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::cpio;
 use crate::peers::{Alioth, Qemu};
-use crate::process::Place;
+use crate::process::{Place, use_shipped_vmm};
 
 /// The repository's root.
 ///
@@ -120,6 +122,26 @@ impl InnerRun {
         self
     }
 
+    /// Runs this program on a host with so much memory beside `vmm`, the peers that are there, and all that guests need whose
+    /// PID 1 is `guest`. The inner run is told where these are: vmm, kernel, ramdisk, and where alioth was installed Debian's
+    /// kernel, the ramdisk for it, alioth.
+    ///
+    /// # Panics
+    /// When something is not there that has to be, or the run fails.
+    pub fn beside_peers(args: &BenchArgs, memory_mib: u64, guest: &[u8]) {
+        let (vmm, place, kernel) = (use_shipped_vmm(), Place::new(), image("os/vmlinux"));
+        let initrd = place.file("guest.cpio", &cpio::initramfs(guest));
+        let mut run = Self::new(memory_mib).file(&kernel).file(&initrd).file(&vmm).qemu();
+        let mut words = vec![vmm, kernel, initrd];
+        if let Some((alioth, stock)) = Alioth::find().and_then(|alioth| Some((alioth, StockKernel::find()?)))
+        {
+            let initrd = stock.initrd(&place, guest);
+            run = run.file(&stock.kernel).file(&initrd).alioth(&alioth);
+            words.extend([stock.kernel, initrd, alioth.program().to_owned()]);
+        }
+        run.run(args, &words);
+    }
+
     /// Takes QEMU along, where there is one.
     #[must_use]
     pub fn qemu(self) -> Self {
@@ -145,5 +167,33 @@ impl InnerRun {
         self.images.arg("--inside").args(words);
         let status = self.images.status().expect("the images program runs");
         assert!(status.success(), "the software host failed");
+    }
+}
+
+/// The host's end of a stream, as the guest's first byte asks for it, which is sent back: `o` takes `count` times `chunk` bytes and
+/// answers with one, `i` sends as many, anything else sends back each byte.
+///
+/// # Errors
+/// When the guest's end is gone.
+pub fn serve_stream(stream: &mut UnixStream, chunk: usize, count: usize) -> std::io::Result<()> {
+    let mut buffer = vec![0; chunk];
+    stream.read_exact(&mut buffer[..1])?;
+    stream.write_all(&buffer[..1])?;
+    match buffer[0] {
+        b'o' => {
+            let mut left = count * chunk;
+            while left > 0 {
+                left -= match stream.read(&mut buffer)? {
+                    0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+                    n => n,
+                };
+            }
+            stream.write_all(b"x")
+        }
+        b'i' => (0..count).try_for_each(|_| stream.write_all(&buffer)),
+        _ => loop {
+            stream.read_exact(&mut buffer[..1])?;
+            stream.write_all(&buffer[..1])?;
+        },
     }
 }

@@ -7,17 +7,23 @@
 
 #include "probe.h"
 
-void probe_vsock(void) {
-    struct sockaddr_vm here = {.svm_family = AF_VSOCK, .svm_cid = VMADDR_CID_ANY, .svm_port = 5000};
-    struct sockaddr_vm host = {.svm_family = AF_VSOCK, .svm_cid = VMADDR_CID_HOST, .svm_port = 6000};
-    int listener = socket(AF_VSOCK, SOCK_STREAM, 0);
-    ssize_t got;
+/* The first connection to a port, for which it says that it waits. */
+static int accept_one(int type, unsigned port) {
+    struct sockaddr_vm here = {.svm_family = AF_VSOCK, .svm_cid = VMADDR_CID_ANY, .svm_port = port};
+    int listener = socket(AF_VSOCK, type, 0);
 
     if (bind(listener, (struct sockaddr *)&here, sizeof here) < 0 || listen(listener, 1) < 0)
         fail("listen");
     printf("LISTENING\n");
     fflush(stdout);
-    int peer = accept(listener, NULL, NULL);
+    return accept(listener, NULL, NULL);
+}
+
+void probe_vsock(void) {
+    struct sockaddr_vm host = {.svm_family = AF_VSOCK, .svm_cid = VMADDR_CID_HOST, .svm_port = 6000};
+    int peer = accept_one(SOCK_STREAM, 5000);
+    ssize_t got;
+
     while ((got = read(peer, buffer, sizeof buffer)) > 0)
         for (ssize_t done = 0; done < got;) {
             ssize_t put = write(peer, buffer + done, got - done);
@@ -40,15 +46,9 @@ void probe_vsock(void) {
 }
 
 void probe_messages(void) {
-    struct sockaddr_vm here = {.svm_family = AF_VSOCK, .svm_cid = VMADDR_CID_ANY, .svm_port = 5001};
-    int listener = socket(AF_VSOCK, SOCK_SEQPACKET, 0);
+    int peer = accept_one(SOCK_SEQPACKET, 5001);
     ssize_t got;
 
-    if (bind(listener, (struct sockaddr *)&here, sizeof here) < 0 || listen(listener, 1) < 0)
-        fail("listen");
-    printf("LISTENING\n");
-    fflush(stdout);
-    int peer = accept(listener, NULL, NULL);
     while ((got = recv(peer, buffer, sizeof buffer, 0)) > 0)
         if (send(peer, buffer, got, 0) != got)
             fail("echo");
